@@ -1,0 +1,38 @@
+//! Builds the BPF programs of `flannel-ebpf` and leaves the object where `fastpath` includes it from (`OUT_DIR`).
+//!
+//! The BPF target has no precompiled `core`, so the compiler must be one that may build it: a nightly with `rust-src`,
+//! or, where none can be fetched, any compiler with its own sources that is linked as the rustup toolchain `ebpf`.
+//! `cargo xtask setup` provides one of the two.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Context as _;
+use aya_build::{Package, Toolchain, build_ebpf};
+
+/// Name under which `cargo xtask setup` links a distribution's compiler that comes with its own sources.
+const LINKED_TOOLCHAIN: &str = "ebpf";
+
+fn main() -> anyhow::Result<()> {
+    println!("cargo:rerun-if-changed=../flannel-common/src");
+    println!("cargo:rerun-if-changed=../Cargo.lock");
+    let toolchain = if toolchain_works(LINKED_TOOLCHAIN) {
+        // SAFETY: a build script has a single thread until it spawns the compiler below.
+        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
+        Toolchain::Custom(LINKED_TOOLCHAIN)
+    } else {
+        Toolchain::Nightly
+    };
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf");
+    let package = Package { name: "flannel-ebpf", root_dir: root, ..Default::default() };
+    build_ebpf([package], toolchain).context("building the BPF programs (cargo xtask setup installs what they need)")
+}
+
+/// Whether rustup knows the toolchain and its compiler runs.
+fn toolchain_works(name: &str) -> bool {
+    Command::new("rustup")
+        .args(["run", name, "rustc", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}

@@ -1,0 +1,1 @@
+//! The local admin socket that `flannelctl` asks.

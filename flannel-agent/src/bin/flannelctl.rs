@@ -1,0 +1,2 @@
+//! The operator's tool for a node agent.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Flags and the cluster configuration, turned once into types that cannot be wrong.

@@ -1,0 +1,1 @@
+//! Docker daemon options made from subnet.env (`mk-docker-opts`).

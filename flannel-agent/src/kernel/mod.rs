@@ -1,0 +1,1 @@
+//! The operating system's verbs: the only code that speaks rtnetlink, runs nft and iptables, or writes /proc/sys.

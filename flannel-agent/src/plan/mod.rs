@@ -1,0 +1,1 @@
+//! What to do, as values: pure functions without clock, randomness, async or I/O.

@@ -1,0 +1,2 @@
+//! `cargo xtask VERB`: everything that one does with this repository.
+fn main() {}
