@@ -6,4 +6,5 @@
 #![deny(unsafe_code)]
 
 pub mod abi;
+pub mod bench;
 pub mod reason;
