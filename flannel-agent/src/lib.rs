@@ -18,6 +18,10 @@ pub mod store;
 pub mod docker_opts;
 pub mod subnet_file;
 
+pub mod events;
+pub mod logging;
+pub mod traffic;
+
 pub mod admin;
 pub mod http;
 pub mod metrics;

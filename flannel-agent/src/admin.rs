@@ -1,1 +1,0 @@
-//! The local admin socket that `flannelctl` asks.

@@ -1,1 +1,0 @@
-//! Health, readiness, metrics and the status page over HTTP.
