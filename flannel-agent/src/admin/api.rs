@@ -15,7 +15,7 @@ use crate::traffic::FlowFilter;
 
 /// An answer that is not the one asked for, as JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Fault {
+pub(super) struct Fault {
     /// What is wrong, and what to do.
     pub error: String,
 }
