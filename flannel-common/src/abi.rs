@@ -14,8 +14,10 @@ pub const ABI_VERSION: u32 = 1;
 pub mod map {
     /// `LPM_TRIE`: [`super::PeerKey`] → [`super::Peer`].
     pub const PEERS: &str = "PEERS";
-    /// `LRU_HASH`: [`super::FlowKey`] → [`super::Flow`].
+    /// `LRU_HASH`: [`super::FlowKey`] → [`super::Flow`]. Holds verified flows only.
     pub const FLOWS: &str = "FLOWS";
+    /// `PERCPU_ARRAY` of [`super::Seen`]: what entry hooks left to the kernel, for exit hooks to recognise. Private to the programs.
+    pub const SEEN: &str = "SEEN";
     /// `HASH`: container address → [`super::Endpoint`] (trusted mode only).
     pub const ENDPOINTS: &str = "ENDPOINTS";
     /// `ARRAY` of one [`super::Settings`].
@@ -30,8 +32,11 @@ pub mod map {
 pub mod program {
     /// TC ingress of a port or a bridge, verified mode.
     pub const FROM_PORT: &str = "from_port";
-    /// TC egress of a port, verified mode.
+    /// TC egress of a port, verified mode. Only for a veth or netkit whose peer is in another network namespace: flows that it
+    /// verifies are handed to the peer itself, and the kernel would drop them elsewhere.
     pub const TO_PORT: &str = "to_port";
+    /// TC egress of a bridge, or of a port without such a peer, verified mode: flows that it verifies are sent by the interface.
+    pub const TO_BRIDGE: &str = "to_bridge";
     /// TC ingress of the uplink, verified mode.
     pub const FROM_UPLINK: &str = "from_uplink";
     /// TC egress of the uplink, verified mode.
@@ -53,10 +58,12 @@ pub const FLOWS_CAPACITY: u32 = 65_536;
 /// Capacity of [`map::ENDPOINTS`]: the addresses of a /20, four times what a host's /24 or /22 can hold.
 pub const ENDPOINTS_CAPACITY: u32 = 4_096;
 
-/// The mark bit that an entry hook sets on a packet which it redirects to the uplink, and `to_uplink` clears again.
-///
-/// It lives only between the two hooks of one host: nothing else of the kernel sees the packet in between.
-pub const FAST_MARK: u32 = 0x0080_0000;
+/// Capacity of [`map::SEEN`] on each CPU: more than the kernel receives in one batch.
+pub const SEEN_CAPACITY: u32 = 256;
+
+/// What an entry hook leaves in `skb->tc_index` of a packet that it redirects to the egress of an interface, and the exit hook there
+/// clears again. Unlike the mark, nothing else in the kernel or in user space reads that field.
+pub const FAST_TAG: u16 = 0xF1A7;
 
 /// Which hook counted a packet. Append-only, like [`Reason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -159,6 +166,12 @@ pub struct Settings {
     pub subnet_mask: [u8; 4],
     /// 0: every packet is left to the kernel. 1: the fast path works.
     pub enabled: u32,
+    /// Trusted mode: the bridge that takes what is for a container without an [`Endpoint`]; 0 if there are several, or none.
+    pub bridge_ifindex: u32,
+    /// Trusted mode: MAC address of that bridge; zero if there are several, or none.
+    pub bridge_mac: [u8; 6],
+    /// Zero.
+    pub reserved: [u8; 6],
 }
 
 /// Key of [`map::FLOWS`].
@@ -179,7 +192,9 @@ pub struct FlowKey {
     pub reserved: [u8; 3],
 }
 
-/// Value of [`map::FLOWS`]: what was seen of a flow on its way in, and what the kernel made of it on its way out.
+/// Value of [`map::FLOWS`]: how a flow comes in, and what the kernel made of it on its way out.
+///
+/// Written by exit hooks alone, and only once the kernel has forwarded a packet of the flow unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Flow {
@@ -187,46 +202,77 @@ pub struct Flow {
     pub packets: u64,
     /// Bytes (IPv4 total length) carried by the fast path. As exact as [`Self::packets`].
     pub bytes: u64,
-    /// When an exit hook last verified the flow (`bpf_ktime_get_ns`); 0 if never.
+    /// When an exit hook last verified the flow (`bpf_ktime_get_ns`); 0 while the entry is being changed.
     pub verified_at: u64,
-    /// When an entry hook last saw the flow going slow.
-    pub seen_at: u64,
     /// [`Settings::epoch`] at the last verification.
     pub epoch: u32,
-    /// Interface by which it came in.
+    /// Interface by which it comes in.
     pub in_ifindex: u32,
-    /// Interface by which the kernel sent it out.
+    /// Interface by which the kernel sends it out.
     pub out_ifindex: u32,
     /// Slot of its peer in [`map::PEER_COUNTERS`].
     pub peer: u32,
-    /// Packet priority that the kernel sent it out with (forwarding derives it from the TOS). A flow with a mark is never verified.
+    /// Packet priority that the kernel sends it out with (forwarding derives it from the TOS). A flow with a mark is never verified.
     pub priority: u32,
     /// Largest IPv4 packet (or segment of a GSO packet) that the kernel was seen to forward, in bytes.
     pub max_len: u16,
-    /// Of the last packet seen going slow: IPv4 total length.
-    pub seen_len: u16,
-    /// Of the last packet seen going slow: TTL.
-    pub seen_ttl: u8,
-    /// Of the last packet seen going slow: TOS.
-    pub seen_tos: u8,
-    /// Of the last packet seen going slow: destination MAC address.
-    pub in_mac: [u8; 6],
-    /// Ethernet header with which the kernel sent it out.
-    pub l2: [u8; 14],
     /// One of [`path`].
     pub path: u8,
+    /// 1 if the peer is the source of the flow, 0 if it is the destination.
+    pub from_peer: u8,
+    /// Destination MAC address with which it comes in.
+    pub in_mac: [u8; 6],
+    /// Ethernet header with which the kernel sends it out.
+    pub l2: [u8; 14],
+    /// TOS of the last packet that verified it; the DSCP part must stay the same.
+    pub tos: u8,
     /// Zero.
-    pub reserved: u8,
+    pub reserved: [u8; 3],
+}
+
+/// Value of [`map::SEEN`]: one packet that an entry hook has just left to the kernel. The kernel forwards a packet in one go on one
+/// CPU, so the exit hook on the same CPU finds it here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Seen {
+    /// Its flow.
+    pub key: FlowKey,
+    /// When (`bpf_ktime_get_coarse_ns`).
+    pub at: u64,
+    /// [`Settings::epoch`] at that time.
+    pub epoch: u32,
+    /// Interface by which it came in.
+    pub in_ifindex: u32,
+    /// Slot of its peer in [`map::PEER_COUNTERS`].
+    pub peer: u32,
+    /// IPv4 total length.
+    pub len: u16,
+    /// Largest IPv4 packet that it becomes on the wire: its own length, or a segment's.
+    pub segment: u16,
+    /// Destination MAC address.
+    pub in_mac: [u8; 6],
+    /// TTL.
+    pub ttl: u8,
+    /// TOS.
+    pub tos: u8,
+    /// The [`path`] that it is expected to take; 0 if the slot is empty.
+    pub path: u8,
+    /// 1 if the peer is the source, 0 if it is the destination.
+    pub from_peer: u8,
+    /// Zero.
+    pub reserved: [u8; 6],
 }
 
 /// Which way a flow takes through the host. Values of [`Flow::path`].
 pub mod path {
     /// From a container to another host.
     pub const OUT: u8 = 1;
-    /// From another host into a container.
+    /// From another host into a container, handed to the peer of its port.
     pub const IN: u8 = 2;
     /// In and out by an uplink.
     pub const TRANSIT: u8 = 3;
+    /// From another host to a container behind a bridge, or behind a port without a peer: sent by that interface.
+    pub const IN_BRIDGE: u8 = 4;
 }
 
 /// Value of [`map::ENDPOINTS`] (key: the container's address as `[u8; 4]`). Written by the agent from the kernel's neighbour and
@@ -270,7 +316,7 @@ pub struct PeerTally {
 #[cfg(feature = "user")]
 mod pod {
     #![allow(unsafe_code, reason = "aya's marker trait is unsafe to implement, and has no derive")]
-    use super::{Endpoint, Flow, FlowKey, Peer, PeerKey, PeerTally, Settings, Tally};
+    use super::{Endpoint, Flow, FlowKey, Peer, PeerKey, PeerTally, Seen, Settings, Tally};
 
     macro_rules! pod {
         ($($shape:ty),+ $(,)?) => {
@@ -278,15 +324,16 @@ mod pod {
             $(unsafe impl aya::Pod for $shape {})+
         };
     }
-    pod!(Endpoint, Flow, FlowKey, Peer, PeerKey, PeerTally, Settings, Tally);
+    pod!(Endpoint, Flow, FlowKey, Peer, PeerKey, PeerTally, Seen, Settings, Tally);
 }
 
 const _: () = {
     assert!(size_of::<PeerKey>() == 4);
     assert!(size_of::<Peer>() == 20);
-    assert!(size_of::<Settings>() == 32);
+    assert!(size_of::<Settings>() == 48);
     assert!(size_of::<FlowKey>() == 16);
-    assert!(size_of::<Flow>() == 80);
+    assert!(size_of::<Flow>() == 72);
+    assert!(size_of::<Seen>() == 56);
     assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Tally>() == 16);
     assert!(size_of::<PeerTally>() == 64);

@@ -38,15 +38,15 @@ pub enum Reason {
     FlowStale = 14,
     /// Verified before the last change of leases, links or settings.
     FlowEpoch = 15,
-    /// Arrived by another interface or at another MAC address than the verified flow does.
+    /// Arrived otherwise than the verified flow does: another interface, path, MAC address, DSCP, or with a mark.
     FlowMoved = 16,
     /// Larger than anything the kernel has forwarded for this flow.
     TooBig = 17,
     /// Left the host as it came, but for what forwarding changes: its flow is verified.
     Verified = 18,
-    /// Left the host changed (NAT, DSCP, TTL, mark, size): its flow stays slow.
+    /// Left the host changed (DSCP, TTL, mark, size) or not where expected: its flow stays slow.
     Rewritten = 19,
-    /// At an exit hook, but not seen at an entry hook: sent by the host itself, or by a path that is not ours.
+    /// At an exit hook, but not as it was seen at an entry hook: rewritten by NAT, sent by the host itself, or by a path that is not ours.
     NotSeen = 20,
     /// Already carried by the fast path when it met an exit hook.
     AlreadyFast = 21,
