@@ -1,9 +1,18 @@
 //! Leases and peers, and the key and JSON forms that flannel gives them in etcd.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+mod key;
+mod update;
+mod value;
+
+use std::{
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::Serialize;
+
+pub use self::{key::BadKey, update::Update, value::BadValue};
 
 /// The subnets that a lease claims: its identity, and its key's name in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -40,4 +49,32 @@ pub struct Lease {
     pub ttl_id: Option<i64>,
     /// Store revision of the last write.
     pub revision: i64,
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.v6 {
+            Some(v6) => write!(f, "{} and {v6}", self.v4),
+            None => write!(f, "{}", self.v4),
+        }
+    }
+}
+
+impl From<Ipv4Net> for Subnet {
+    fn from(v4: Ipv4Net) -> Self {
+        Self { v4, v6: None }
+    }
+}
+
+impl Attrs {
+    /// What a node without backend data says of itself.
+    pub fn new(public_ip: Ipv4Addr, backend_type: &str) -> Self {
+        Self {
+            public_ip,
+            public_ipv6: None,
+            backend_type: backend_type.to_owned(),
+            backend_data: None,
+            backend_v6_data: None,
+        }
+    }
 }
