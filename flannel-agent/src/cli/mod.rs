@@ -1,1 +1,5 @@
 //! What was typed, as it was typed.
+
+pub mod goflag;
+
+pub mod flanneld;

@@ -1,1 +1,3 @@
 //! The operating system's verbs: the only code that speaks rtnetlink, runs nft and iptables, or writes /proc/sys.
+
+pub mod firewall;

@@ -1,1 +1,0 @@
-//! Flags and the cluster configuration, turned once into types that cannot be wrong.
