@@ -5,13 +5,14 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 use flannel_common::abi::{
-    COUNTERS_CAPACITY, ENDPOINTS_CAPACITY, Endpoint, FLOWS_CAPACITY, Flow, FlowKey, Hook, PEERS_CAPACITY, Peer, PeerKey,
-    PeerTally, Settings, Tally, counter_index,
+    COUNTERS_CAPACITY, ENDPOINTS_CAPACITY, Endpoint, FLOWS_CAPACITY, Flow, FlowKey, Hook, PEERS_CAPACITY, Peer,
+    PeerKey, PeerTally, Settings, Tally, counter_index,
 };
 use flannel_common::reason::Reason;
 
 #[map]
-static PEERS: LpmTrie<PeerKey, Peer> = LpmTrie::with_max_entries(PEERS_CAPACITY, 1 /* BPF_F_NO_PREALLOC, required */);
+static PEERS: LpmTrie<PeerKey, Peer> =
+    LpmTrie::with_max_entries(PEERS_CAPACITY, 1 /* BPF_F_NO_PREALLOC, required */);
 #[map]
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(FLOWS_CAPACITY, 0);
 #[map]

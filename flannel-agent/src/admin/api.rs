@@ -37,7 +37,10 @@ pub(super) fn routes(context: Context) -> Router {
 }
 
 async fn unknown(uri: axum::http::Uri) -> Response {
-    fault(StatusCode::NOT_FOUND, format!("{} is no path of this flanneld; its flannelctl may be newer than it", uri.path()))
+    fault(
+        StatusCode::NOT_FOUND,
+        format!("{} is no path of this flanneld; its flannelctl may be newer than it", uri.path()),
+    )
 }
 
 fn fault(code: StatusCode, error: String) -> Response {
@@ -45,7 +48,9 @@ fn fault(code: StatusCode, error: String) -> Response {
 }
 
 /// Answers with what `read` returns, off the agent's thread: reading maps blocks.
-async fn blocking<T: Serialize + Send + 'static>(read: impl FnOnce() -> Result<T, String> + Send + 'static) -> Response {
+async fn blocking<T: Serialize + Send + 'static>(
+    read: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Response {
     match tokio::task::spawn_blocking(read).await {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(error)) => fault(StatusCode::INTERNAL_SERVER_ERROR, error),

@@ -81,7 +81,8 @@ impl Client {
                 .map_or_else(|_| format!("{code}: {}", String::from_utf8_lossy(&bytes)), |fault| fault.error);
             return Err(Error::Refused { code, text });
         }
-        serde_json::from_slice(&bytes).map_err(|error| self.broken(format!("its answer is not the expected JSON: {error}")))
+        serde_json::from_slice(&bytes)
+            .map_err(|error| self.broken(format!("its answer is not the expected JSON: {error}")))
     }
 
     async fn exchange(&self, method: Method, target: &str, body: String) -> Result<(StatusCode, Bytes), Error> {

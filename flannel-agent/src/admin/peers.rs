@@ -73,7 +73,6 @@ impl LastSeen {
         }
         *at
     }
-
 }
 
 impl Context {

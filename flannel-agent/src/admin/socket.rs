@@ -1,8 +1,9 @@
 //! The socket file: made for root alone, taken over from a dead agent, never from a living one.
 
 use std::{
-    fs, io,
+    fs,
     future::Future,
+    io,
     os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -15,7 +16,9 @@ use super::{Context, api};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another agent listens there.
-    #[error("admin socket {0} belongs to a flanneld that is running; give this one a path of its own with --admin-socket")]
+    #[error(
+        "admin socket {0} belongs to a flanneld that is running; give this one a path of its own with --admin-socket"
+    )]
     Owned(PathBuf),
     /// Something stands in the way.
     #[error("admin socket {0} is a file that is not a socket; move it away or choose another path with --admin-socket")]
@@ -85,10 +88,11 @@ impl Listener {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), Error> {
         let Some(socket) = self.socket.take() else { return Ok(()) };
-        axum::serve(socket, api::routes(context))
-            .with_graceful_shutdown(shutdown)
-            .await
-            .map_err(|source| Error::File { path: self.path.clone(), action: "serve it", source })
+        axum::serve(socket, api::routes(context)).with_graceful_shutdown(shutdown).await.map_err(|source| Error::File {
+            path: self.path.clone(),
+            action: "serve it",
+            source,
+        })
     }
 }
 

@@ -77,7 +77,12 @@ impl Backend {
         const MTU_MIN: i64 = 68 + 50;
         let mtu = integer(options, "MTU", 0, 0..=i64::from(u16::MAX))?;
         if mtu != 0 && mtu < MTU_MIN {
-            return Err(ConfigError::OptionRange { option: "MTU", value: mtu, low: MTU_MIN, high: i64::from(u16::MAX) });
+            return Err(ConfigError::OptionRange {
+                option: "MTU",
+                value: mtu,
+                low: MTU_MIN,
+                high: i64::from(u16::MAX),
+            });
         }
         Ok(Self::Vxlan {
             vni: integer(options, "VNI", 1, 0..=VNI_MAX)? as u32,

@@ -71,7 +71,14 @@ fn backend(old: &Backend, new: &Backend, compare: &mut Compare<'_>) {
     match (old, new) {
         (
             Backend::Vxlan { vni, port, mtu, gbp, learning, direct_routing },
-            Backend::Vxlan { vni: vni2, port: port2, mtu: mtu2, gbp: gbp2, learning: learning2, direct_routing: direct2 },
+            Backend::Vxlan {
+                vni: vni2,
+                port: port2,
+                mtu: mtu2,
+                gbp: gbp2,
+                learning: learning2,
+                direct_routing: direct2,
+            },
         ) => {
             compare("Backend.VNI", vni.to_string(), vni2.to_string(), Effect::Restart);
             compare("Backend.Port", port.to_string(), port2.to_string(), Effect::Restart);

@@ -25,7 +25,9 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// No network.
-    #[error("{key} is missing or covers every address: please define a correct Network parameter in the flannel network config")]
+    #[error(
+        "{key} is missing or covers every address: please define a correct Network parameter in the flannel network config"
+    )]
     NoNetwork {
         /// `Network` or `IPv6Network`.
         key: &'static str,
@@ -110,12 +112,6 @@ pub enum ConfigError {
 impl ConfigError {
     /// Whether to give up (exit 1) instead of waiting until an operator corrects the key.
     pub fn is_fatal(&self) -> bool {
-        matches!(
-            self,
-            Self::NoFamily
-                | Self::Ipv6Only
-                | Self::UnsupportedBackend { .. }
-                | Self::UnknownBackend { .. }
-        )
+        matches!(self, Self::NoFamily | Self::Ipv6Only | Self::UnsupportedBackend { .. } | Self::UnknownBackend { .. })
     }
 }

@@ -15,6 +15,7 @@ pub use self::{
     diff::{Difference, Effect, diff},
     error::ConfigError,
 };
+use crate::plan::allocate::{Range, RangeV6};
 
 /// The value of the key `<prefix>/config`, validated and with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,9 +60,8 @@ impl NetworkConfig {
     /// Reads and validates the text of the configuration key.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let config = json::Object::parse(text)?;
-        let enabled = |key, default| {
-            config.get(key).map(|m| m.boolean()).transpose().map(|b| b.flatten().unwrap_or(default))
-        };
+        let enabled =
+            |key, default| config.get(key).map(|m| m.boolean()).transpose().map(|b| b.flatten().unwrap_or(default));
         let (v4, v6) = (enabled("EnableIPv4", true)?, enabled("EnableIPv6", false)?);
         let nftables = enabled("EnableNFTables", false)?;
         let v6 = v6.then(|| V6Range::parse(&config)).transpose()?;
@@ -70,5 +70,21 @@ impl NetworkConfig {
         }
         let v4 = V4Range::parse(&config)?;
         Ok(Self { v4, v6, nftables, backend: Backend::parse(config.get("Backend"))? })
+    }
+
+    /// Where subnets are taken from.
+    pub fn range(&self) -> Range {
+        Range {
+            network: self.v4.network,
+            min: self.v4.subnet_min,
+            max: self.v4.subnet_max,
+            len: self.v4.subnet_len,
+            v6: self.v6.map(|v6| RangeV6 {
+                network: v6.network,
+                min: v6.subnet_min,
+                max: v6.subnet_max,
+                len: v6.subnet_len,
+            }),
+        }
     }
 }

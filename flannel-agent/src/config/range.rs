@@ -22,14 +22,8 @@ struct Family {
     max: &'static str,
 }
 
-const V4: Family = Family {
-    width: 32,
-    default_len: 24,
-    network: "Network",
-    len: "SubnetLen",
-    min: "SubnetMin",
-    max: "SubnetMax",
-};
+const V4: Family =
+    Family { width: 32, default_len: 24, network: "Network", len: "SubnetLen", min: "SubnetMin", max: "SubnetMax" };
 
 const V6: Family = Family {
     width: 128,

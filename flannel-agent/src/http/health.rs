@@ -59,7 +59,8 @@ pub fn faults(node: &NodeState, now: u64) -> Vec<String> {
         let reason = hook.reason.as_deref().unwrap_or("not attached");
         faults.push(format!("fast path: {} on {}: {reason}", hook.program, hook.interface));
     }
-    faults.extend(node.warnings.iter().map(|warning| format!("{}: {}; {}", warning.code, warning.text, warning.remedy)));
+    faults
+        .extend(node.warnings.iter().map(|warning| format!("{}: {}; {}", warning.code, warning.text, warning.remedy)));
     faults
 }
 
@@ -89,7 +90,10 @@ mod tests {
     #[test]
     fn a_node_that_is_not_ready_says_why_below_upstream_s_words() {
         let mut node = NodeState::default();
-        assert_eq!(ready(&node), (axum::http::StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet\nno lease yet".to_owned()));
+        assert_eq!(
+            ready(&node),
+            (axum::http::StatusCode::SERVICE_UNAVAILABLE, "flanneld is not ready yet\nno lease yet".to_owned())
+        );
         node.store.error = Some("authentication failed".to_owned());
         assert_eq!(ready(&node).1, "flanneld is not ready yet\nstore: authentication failed");
     }

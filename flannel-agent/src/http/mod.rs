@@ -103,7 +103,9 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 async fn scrape(State(context): State<Context>) -> Response {
     match tokio::task::spawn_blocking(move || metrics::render(&context)).await {
         Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("collecting metrics broke off: {error}\n")).into_response(),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("collecting metrics broke off: {error}\n")).into_response()
+        }
     }
 }
 

@@ -56,7 +56,8 @@ mod tests {
 
     #[test]
     fn only_the_very_stream_is_the_journal() {
-        for (told, expected) in [("9:4711", true), ("9:4712", false), ("8:4711", false), ("", false), ("9", false), ("9:", false)]
+        for (told, expected) in
+            [("9:4711", true), ("9:4712", false), ("8:4711", false), ("", false), ("9", false), ("9:", false)]
         {
             assert_eq!(matches(told, 9, 4711), expected, "{told:?}");
         }

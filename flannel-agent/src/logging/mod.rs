@@ -28,7 +28,9 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The filter is not one.
-    #[error("log filter {filter:?} is not valid: {source}; write it like \"info\" or \"warn,flannel_agent::store=debug\"")]
+    #[error(
+        "log filter {filter:?} is not valid: {source}; write it like \"info\" or \"warn,flannel_agent::store=debug\""
+    )]
     Filter {
         /// The filter as given.
         filter: String,

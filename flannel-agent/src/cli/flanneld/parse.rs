@@ -82,7 +82,9 @@ impl Reader<'_> {
             Some(flag) if goflag::boolean(first).is_some() => format!("; write -{flag}={first}"),
             _ => String::new(),
         };
-        Some(format!("the command line is read up to {first:?}, which is no flag: it and what follows is ignored{hint}"))
+        Some(format!(
+            "the command line is read up to {first:?}, which is no flag: it and what follows is ignored{hint}"
+        ))
     }
 
     fn store(&self, warnings: &mut Vec<String>) -> Result<StoreFlags, CliError> {
@@ -156,11 +158,7 @@ impl Reader<'_> {
         Ok(FastPathFlags {
             mode: self.choice(
                 "fastpath",
-                &[
-                    ("verified", FastPathMode::Verified),
-                    ("trusted", FastPathMode::Trusted),
-                    ("off", FastPathMode::Off),
-                ],
+                &[("verified", FastPathMode::Verified), ("trusted", FastPathMode::Trusted), ("off", FastPathMode::Off)],
             )?,
             attach: self.choice("attach", &[("ports", Attach::Ports), ("bridge", Attach::Bridge)])?,
             xdp: self.choice("xdp", &[("auto", Xdp::Auto), ("on", Xdp::On), ("off", Xdp::Off)])?,
@@ -301,7 +299,8 @@ fn network(text: &str) -> Option<ipnet::IpNet> {
 
 /// A time as Go writes it (`1m30s`, `500ms`), or a plain number of seconds.
 fn duration(text: &str) -> Option<Duration> {
-    const UNITS: &[(&str, f64)] = &[("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    const UNITS: &[(&str, f64)] =
+        &[("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
     let mut rest = text;
     let mut seconds = 0.0;
     while !rest.is_empty() {

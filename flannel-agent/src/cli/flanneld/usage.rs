@@ -12,8 +12,10 @@ pub(super) fn text() -> String {
         "Usage: flanneld [-flag | -flag=value | -flag value]...".to_owned(),
         "       flanneld mk-docker-opts [-h]".to_owned(),
         String::new(),
-        "Joins this host to a flannel network: leases a subnet, and makes packets travel to the other nodes.".to_owned(),
-        "One dash or two. Each flag can also come from the environment (-ip-masq from FLANNELD_IP_MASQ); the command".to_owned(),
+        "Joins this host to a flannel network: leases a subnet, and makes packets travel to the other nodes."
+            .to_owned(),
+        "One dash or two. Each flag can also come from the environment (-ip-masq from FLANNELD_IP_MASQ); the command"
+            .to_owned(),
         "line wins. Exit codes: 0 stopped by a signal, 1 cannot work, 2 wrong command line.".to_owned(),
     ];
     let mut group = "";
