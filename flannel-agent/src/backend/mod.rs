@@ -1,25 +1,47 @@
 //! The slow path that is always right: what the kernel must hold so that this host and its peers reach one another.
 //!
-//! A backend says what should be there ([`Backend::desired`], pure); `plan::diff` compares that with what is there; one
-//! place applies the difference. Doing so twice changes nothing.
+//! A backend says what should be there ([`Backend::desired`], pure); `plan::diff` compares that with what is there
+//! ([`Backend::look`]); one place applies the difference. Doing so twice changes nothing. One pass of the agent:
+//!
+//! ```text
+//! let observed = backend.look(&peers).await?;          // also brings our own device back if it is gone
+//! let desired = backend.desired(&peers, &observed);
+//! let plan = plan::desired::plan(&desired.objects, &observed);
+//! let failures = netlink.apply(&plan.changes).await;
+//! ```
+
+mod display;
+mod hostgw;
+mod peers;
+mod reach;
 
 use std::{
-    collections::BTreeMap,
-    fmt,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr},
 };
 
 use ipnet::IpNet;
 
+pub use self::reach::{Reach, RouteTable};
+use crate::{
+    config::{self, NetworkConfig},
+    kernel::{
+        iface::Uplink,
+        netlink::{self, Netlink},
+    },
+    lease::{Lease, Subnet},
+    state::PeerWay,
+};
+
 /// An object in the kernel that we keep for a peer: where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Slot {
-    /// A route of the main table to this destination.
-    Route(IpNet),
     /// A permanent neighbour of this address on this interface.
     Neighbour(u32, IpAddr),
     /// A forwarding entry of a vxlan device for this MAC address.
     Fdb(u32, [u8; 6]),
+    /// A route of the main table to this destination.
+    Route(IpNet),
 }
 
 /// An object in the kernel that we keep for a peer: what it holds.
@@ -27,8 +49,8 @@ pub enum Slot {
 pub enum Object {
     /// Next hop and outgoing interface; `onlink` skips the kernel's check that the gateway is on the link.
     Route {
-        /// Next hop.
-        gateway: IpAddr,
+        /// Next hop; `None` if the whole destination is on the link.
+        gateway: Option<IpAddr>,
         /// Outgoing interface.
         ifindex: u32,
         /// Whether the route has the `onlink` flag.
@@ -46,10 +68,43 @@ pub type Objects = BTreeMap<Slot, Object>;
 /// One step from what is to what should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Make it, or replace what stands there by it, in one transaction.
+    /// Make it where nothing stands; a route that somebody else put there meanwhile makes this fail.
     Put(Slot, Object),
+    /// Replace what stands there in one transaction, so that there is no moment without either.
+    Replace {
+        /// Where.
+        slot: Slot,
+        /// What stands there.
+        old: Object,
+        /// What should.
+        new: Object,
+    },
     /// Take away what we once made.
     Remove(Slot, Object),
+}
+
+/// What is in the kernel, sorted by whose it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Ours: marked as such, or on a device of ours.
+    pub ours: Objects,
+    /// Routes in exactly upstream flannel's shape to a live peer's subnet: ours to take over.
+    pub adoptable: Objects,
+    /// Routes of others to a live peer's subnet. They stay.
+    pub foreign: Vec<Foreign>,
+    /// How the main table, without our routes, reaches the other nodes.
+    pub routes: RouteTable,
+}
+
+/// A route of somebody else to a subnet that a peer holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Foreign {
+    /// Its destination.
+    pub dst: IpNet,
+    /// Whether it stands in the very place of ours, so that only one of them can be.
+    pub blocks: bool,
+    /// What it looks like, for the operator.
+    pub text: String,
 }
 
 /// How this host reaches a peer: what the fast path needs to know of it.
@@ -63,14 +118,147 @@ pub struct Way {
     pub mtu: u32,
 }
 
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Route(net) => write!(f, "route {net}"),
-            Self::Neighbour(ifindex, ip) => write!(f, "neighbour {ip} on interface {ifindex}"),
-            Self::Fdb(ifindex, [a, b, c, d, e, g]) => {
-                write!(f, "forwarding entry {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x} on interface {ifindex}")
-            }
+/// What a backend makes of the peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// What should be in the kernel.
+    pub objects: Objects,
+    /// How each peer is reached.
+    pub peers: BTreeMap<Subnet, Reached>,
+}
+
+/// How a peer is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// In a word.
+    pub way: PeerWay,
+    /// For the fast path; `None` if the peer is not reached, or not in IPv4.
+    pub via: Option<Way>,
+    /// What is wrong with it; a peer may be reached and yet have a problem.
+    pub problem: Option<String>,
+}
+
+/// What a backend tells the peers in our lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advert {
+    /// Backend name as in a lease; empty for udp and alloc.
+    pub backend_type: String,
+    /// Compact JSON text.
+    pub backend_data: Option<String>,
+    /// The same for the IPv6 device.
+    pub backend_v6_data: Option<String>,
+}
+
+/// What keeps a backend from working.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused.
+    #[error("backend {backend}: {source}")]
+    Kernel {
+        /// Backend name.
+        backend: &'static str,
+        /// What the kernel said.
+        #[source]
+        source: netlink::Error,
+    },
+    /// Something of the configuration or of the host does not fit the backend.
+    #[error("backend {backend}: {problem}; {remedy}")]
+    Unfit {
+        /// Backend name.
+        backend: &'static str,
+        /// What is wrong.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// A device or socket of our own could not be used.
+    #[error("backend {backend}: {what}: {source}")]
+    Io {
+        /// Backend name.
+        backend: &'static str,
+        /// What was being done, with the object.
+        what: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A way to carry packets to other nodes. One file each; they differ in what they keep in the kernel for a peer.
+#[derive(Debug)]
+pub enum Backend {
+    /// A route per peer through the uplink.
+    HostGw(hostgw::HostGw),
+}
+
+impl Backend {
+    /// Makes what the backend needs before there is a lease (for vxlan the device, whose MAC address is in the lease).
+    pub async fn prepare(config: &NetworkConfig, uplink: &Uplink, netlink: &Netlink) -> Result<Self, Error> {
+        let _ = netlink;
+        match &config.backend {
+            config::Backend::HostGw => Ok(Self::HostGw(hostgw::HostGw::new(uplink.clone())?)),
+            _ => Err(Error::Unfit { backend: "?", problem: "not there yet".into(), remedy: "use host-gw".into() }),
         }
+    }
+
+    /// Name as in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::HostGw(_) => hostgw::NAME,
+        }
+    }
+
+    /// What our lease tells the peers. It changes only if [`Backend::look`] had to make the device anew with another
+    /// MAC address, which it avoids.
+    pub fn advert(&self) -> Advert {
+        match self {
+            Self::HostGw(_) => hostgw::HostGw::advert(),
+        }
+    }
+
+    /// MTU of containers, for subnet.env.
+    pub fn mtu(&self) -> u32 {
+        match self {
+            Self::HostGw(backend) => backend.here.uplink.mtu,
+        }
+    }
+
+    /// Told once, when we have our lease (and again if it becomes another one): addresses the device.
+    pub async fn lease_acquired(&mut self, own: Subnet) -> Result<(), Error> {
+        match self {
+            Self::HostGw(backend) => backend.here.own = Some(own),
+        }
+        Ok(())
+    }
+
+    /// Brings our own device back if it is gone or differs (vxlan: with the same MAC address), tells the udp carrier
+    /// of the peers, and reads what is in the kernel.
+    pub async fn look(&mut self, peers: &[&Lease], networks: &[IpNet], netlink: &Netlink) -> Result<Observed, Error> {
+        let scope = self.scope(peers, networks);
+        netlink.observe(&scope).await.map_err(|source| Error::Kernel { backend: self.name(), source })
+    }
+
+    /// What should be in the kernel for these peers, and how each is reached. Pure.
+    pub fn desired(&self, peers: &[&Lease], observed: &Observed) -> Desired {
+        match self {
+            Self::HostGw(backend) => backend.desired(peers.iter().copied(), observed),
+        }
+    }
+
+    /// The interfaces that our routes go out of, where the fast path attaches. Ask again after each [`Backend::look`].
+    pub fn uplinks(&self) -> Vec<(u32, String)> {
+        match self {
+            Self::HostGw(backend) => vec![(backend.here.uplink.ifindex, backend.here.uplink.name.clone())],
+        }
+    }
+
+    fn scope(&self, peers: &[&Lease], networks: &[IpNet]) -> netlink::Scope {
+        let mut leased = BTreeSet::new();
+        for peer in peers {
+            leased.insert(IpNet::V4(peer.subnet.v4.trunc()));
+            leased.extend(peer.subnet.v6.map(|v6| IpNet::V6(v6.trunc())));
+        }
+        let interfaces = self.uplinks().into_iter().map(|(ifindex, _)| ifindex).collect();
+        netlink::Scope { networks: networks.to_vec(), leased, interfaces, devices: BTreeSet::new() }
     }
 }

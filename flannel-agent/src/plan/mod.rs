@@ -3,3 +3,6 @@
 pub mod allocate;
 pub mod renew;
 pub mod table;
+
+pub mod desired;
+pub mod diff;
