@@ -11,6 +11,7 @@ use std::{
 use ipnet::{Ipv4Net, Ipv6Net};
 
 pub use self::{read::read, write::write};
+pub(crate) use self::{read::variables, write::replace};
 
 /// What the file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,6 +118,7 @@ pub struct UplinkFlags {
 }
 
 /// Rules for masquerading and forwarding.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirewallFlags {
     /// `-ip-masq`.

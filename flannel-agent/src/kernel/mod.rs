@@ -4,3 +4,4 @@ pub mod iface;
 pub mod netlink;
 
 pub mod firewall;
+pub mod sysctl;

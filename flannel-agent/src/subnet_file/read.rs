@@ -15,7 +15,8 @@ pub fn read(path: &Path) -> Result<Previous, SubnetFileError> {
 }
 
 fn parse(text: &str) -> Previous {
-    let values = variables(text);
+    let mut values = BTreeMap::new();
+    variables(text, &mut values);
     Previous {
         network: only(&values, "FLANNEL_NETWORK").map(|n: ipnet::Ipv4Net| n.trunc()),
         subnet: only(&values, "FLANNEL_SUBNET").map(|n: ipnet::Ipv4Net| n.trunc()),
@@ -31,9 +32,8 @@ fn only<N: FromStr>(values: &BTreeMap<String, String>, key: &str) -> Option<N> {
     networks.next().is_none().then_some(first)
 }
 
-/// The variables of a file in the syntax of a shell or of an environment file.
-fn variables(text: &str) -> BTreeMap<String, String> {
-    let mut values = BTreeMap::new();
+/// Adds the variables of a file in the syntax of a shell or of an environment file.
+pub(crate) fn variables(text: &str, values: &mut BTreeMap<String, String>) {
     for line in text.lines() {
         let line = line.trim();
         let line = line.strip_prefix("export ").unwrap_or(line).trim_start();
@@ -41,10 +41,9 @@ fn variables(text: &str) -> BTreeMap<String, String> {
             continue;
         }
         let Some(end) = line.find(['=', ':']) else { continue };
-        let value = value(line[end + 1..].trim(), &values);
+        let value = value(line[end + 1..].trim(), values);
         values.insert(line[..end].trim().to_owned(), value);
     }
-    values
 }
 
 /// A value without its quotes and comment; `$NAME` and `${NAME}` stand for earlier values, except in single quotes.
