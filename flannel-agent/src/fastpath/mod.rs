@@ -1,3 +1,269 @@
 //! The shortcut: loads, pins, attaches and feeds the BPF programs, and reads their counters. The only user of aya.
+//!
+//! A [`FastPath`] is told the whole of its [`Inputs`] whenever something changes and brings the kernel there; telling it
+//! the same twice changes nothing. Maps and links are pinned (see `pins.rs`), so that a dead agent changes nothing for
+//! traffic, and the next one takes over what it finds: maps of the same shape are used on, and every link is made to run
+//! the new agent's program in one step, whichever version of the layouts pinned it. Nothing is detached when an agent ends.
 
+mod attach;
 pub mod bench_object;
+mod error;
+mod hooks;
+mod inputs;
+mod layout;
+mod maps;
+mod object;
+mod options;
+mod peers;
+mod pins;
+mod probe;
+mod programs;
+mod reader;
+mod wanted;
+
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use flannel_common::abi::{Peer, Settings};
+use ipnet::Ipv4Net;
+
+pub use self::{
+    error::Error,
+    inputs::{Bridge, Endpoint, Inputs, Link, PeerInput},
+    object::Object,
+    options::{Attach, HookKind, Mode, Options, PIN_ROOT, UnknownChoice, Xdp},
+    probe::{Feature, probe},
+    reader::{Counters, Reader},
+};
+use self::{
+    hooks::Hooks, layout::Sizes, maps::Maps, peers::Step, pins::NetworkDir, programs::Programs, wanted::wanted,
+};
+use crate::state::{self, Warning};
+
+/// The fast path of this host, or the fact that it is off.
+pub struct FastPath {
+    options: Options,
+    running: Option<Running>,
+}
+
+/// A fast path that is not off.
+struct Running {
+    programs: Programs,
+    maps: Maps,
+    hooks: Hooks,
+    reader: Reader,
+    /// Where things are pinned, and the version that is ours; `Err` says why nowhere.
+    pins: Result<(NetworkDir, u32), String>,
+    /// What is in `PEERS`.
+    peers: BTreeMap<Ipv4Net, Peer>,
+    settings: Settings,
+    /// Whether anything was synced yet: before, we only know what our predecessor left.
+    synced: bool,
+}
+
+impl FastPath {
+    /// Loads the programs and opens or makes the maps. Touches nothing that carries traffic: the first
+    /// [`sync`](Self::sync) does.
+    ///
+    /// Must run in the network namespace that it is for, like everything here.
+    pub fn start(options: &Options) -> Result<Self, Error> {
+        Self::start_object(options, &Object::built_in())
+    }
+
+    /// The same with another object, as an upgraded agent would carry it.
+    pub fn start_object(options: &Options, object: &Object) -> Result<Self, Error> {
+        let running = if options.mode == Mode::Off {
+            cleanup(&options.pin_root, Some(options.network))?;
+            None
+        } else {
+            Some(Running::start(options, object)?)
+        };
+        Ok(Self { options: options.clone(), running })
+    }
+
+    /// Brings maps and hooks to what the inputs ask for, and says what an operator should know.
+    pub fn sync(&mut self, inputs: &Inputs) -> Vec<Warning> {
+        self.running.as_mut().map(|running| running.sync(&self.options, inputs)).unwrap_or_default()
+    }
+
+    /// What is attached where, for the node's state.
+    pub fn state(&self) -> state::FastPath {
+        let mut state = state::FastPath { mode: self.options.mode.label().to_owned(), ..Default::default() };
+        if let Some(running) = &self.running {
+            state.reason = running.pins.as_ref().err().cloned();
+            state.hooks = running.hooks.states().to_vec();
+            state.epoch = running.settings.epoch;
+            state.flows_capacity = self.options.flows;
+            if let Ok((dir, abi)) = &running.pins {
+                state.pin_dir = dir.version(*abi).path().display().to_string();
+            }
+        }
+        state
+    }
+
+    /// Reads counters and flows while the agent's loop owns this.
+    pub fn reader(&self) -> Reader {
+        self.running.as_ref().map(|running| running.reader.clone()).unwrap_or_default()
+    }
+
+    /// Slot of a peer in the per-peer counters, if it has one.
+    pub fn peer_index(&self, subnet: Ipv4Net) -> Option<u32> {
+        let peer = self.running.as_ref()?.peers.get(&subnet)?;
+        (peer.index != peers::NO_SLOT).then_some(peer.index)
+    }
+}
+
+impl Running {
+    fn start(options: &Options, object: &Object) -> Result<Self, Error> {
+        let network_dir = NetworkDir::of(&options.pin_root, options.network)?;
+        let dir = network_dir.version(object.abi);
+        let pinned = pins::ensure_bpffs(&options.pin_root).and_then(|()| dir.make());
+        let pins = match pinned {
+            Ok(()) => Ok((network_dir, object.abi)),
+            Err(error) => Err(format!("not pinned, so it ends with the agent: {error}")),
+        };
+        let dir = pins.is_ok().then_some(dir);
+        let sizes = Sizes { flows: options.flows, peer_slots: options.peer_slots() };
+        let (ebpf, maps, reader) = Maps::load(object, dir.as_ref(), sizes)?;
+        let programs = Programs::load(ebpf, options)?;
+        let mut inherited = Vec::new();
+        if let Ok((network_dir, _)) = &pins {
+            for version in network_dir.versions()? {
+                inherited.extend(version.links()?);
+            }
+        }
+        let hooks = Hooks::new(attach::tc_rung(options.hook), options.network, dir, inherited);
+        let (peers, settings) = (maps.recorded_peers()?, maps.settings()?);
+        Ok(Self { programs, maps, hooks, reader, pins, peers, settings, synced: false })
+    }
+
+    fn sync(&mut self, options: &Options, inputs: &Inputs) -> Vec<Warning> {
+        let mut failures = Vec::new();
+        // Whatever changed while no agent looked is unknown: flows verify once more after a start.
+        let mut outdated = !self.synced;
+        outdated |= self.sync_peers(inputs, options, &mut failures);
+        if options.mode == Mode::Trusted {
+            failures.extend(self.sync_endpoints(inputs).err());
+        }
+        failures.extend(self.sync_settings(options, inputs, false).err());
+        let pass = self.hooks.sync(&mut self.programs, &wanted(options, inputs));
+        outdated |= pass.outdated;
+        failures.extend(pass.failures);
+        if outdated {
+            failures.extend(self.sync_settings(options, inputs, true).err());
+        }
+        if !self.synced {
+            failures.extend(self.discard_other_versions().err());
+            self.synced = true;
+        }
+        failures.iter().map(warning).collect()
+    }
+
+    /// Brings the trie to the leases; whether that outdates flows.
+    fn sync_peers(&mut self, inputs: &Inputs, options: &Options, failures: &mut Vec<Error>) -> bool {
+        let mut outdated = false;
+        for step in peers::steps(&self.peers, inputs, options.peer_slots(), !self.synced) {
+            outdated |= peers::outdates_flows(&self.peers, &step);
+            if let Err(error) = self.apply(step) {
+                failures.push(error);
+            }
+        }
+        outdated
+    }
+
+    fn apply(&mut self, step: Step) -> Result<(), Error> {
+        match step {
+            Step::Put { subnet, peer, new_slot } => {
+                if new_slot {
+                    self.maps.clear_peer_counter(peer.index)?;
+                }
+                self.maps.put_peer(subnet, peer)?;
+                self.peers.insert(subnet, peer);
+            }
+            Step::Remove(subnet) => {
+                self.maps.remove_peer(subnet)?;
+                self.peers.remove(&subnet);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the endpoints to where the containers are. A plain hash that only we write can be read back safely.
+    fn sync_endpoints(&mut self, inputs: &Inputs) -> Result<(), Error> {
+        let known = self.maps.endpoints()?;
+        for addr in known.keys().filter(|addr| !inputs.endpoints.contains_key(addr)) {
+            self.maps.remove_endpoint(*addr)?;
+        }
+        for (addr, endpoint) in &inputs.endpoints {
+            if known.get(addr) != Some(endpoint) {
+                self.maps.put_endpoint(*addr, *endpoint)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the settings if they differ, with the next epoch if flows are outdated by them or by the caller's word.
+    fn sync_settings(&mut self, options: &Options, inputs: &Inputs, outdated: bool) -> Result<(), Error> {
+        let mut settings = Settings {
+            revalidate_ns: u64::try_from(options.revalidate.as_nanos()).unwrap_or(u64::MAX),
+            epoch: self.settings.epoch,
+            network: options.network.network().octets(),
+            network_mask: options.network.netmask().octets(),
+            subnet: inputs.subnet.network().octets(),
+            subnet_mask: inputs.subnet.netmask().octets(),
+            enabled: 1,
+        };
+        if settings != self.settings || outdated {
+            settings.epoch = next_epoch(self.settings.epoch);
+            self.maps.put_settings(settings)?;
+            self.settings = settings;
+        }
+        Ok(())
+    }
+
+    /// What other versions pinned and we have not taken over is nobody's.
+    fn discard_other_versions(&self) -> Result<(), Error> {
+        let Ok((dir, abi)) = &self.pins else { return Ok(()) };
+        let ours = dir.version(*abi);
+        for version in dir.versions()?.into_iter().filter(|version| *version != ours) {
+            version.remove()?;
+        }
+        Ok(())
+    }
+}
+
+/// The epoch after this one. The first one of a new map depends on the time: flows that outlived their settings must not
+/// meet their own epoch again.
+fn next_epoch(epoch: u32) -> u32 {
+    if epoch == 0 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs() as u32)
+    } else {
+        epoch.wrapping_add(1).max(1)
+    }
+}
+
+fn warning(error: &Error) -> Warning {
+    Warning {
+        code: "fastpath".to_owned(),
+        text: error::chain(error),
+        remedy: "nothing breaks: the kernel's routes carry what the fast path does not; flannelctl doctor looks for the cause"
+            .to_owned(),
+    }
+}
+
+/// Removes everything that is ours in the calling thread's network namespace: for one network, or for all of them.
+pub fn cleanup(pin_root: &std::path::Path, network: Option<Ipv4Net>) -> Result<(), Error> {
+    let dirs = match network {
+        Some(network) => vec![NetworkDir::of(pin_root, network)?],
+        None => NetworkDir::all(pin_root)?,
+    };
+    for dir in dirs {
+        for version in dir.versions()? {
+            version.remove()?;
+        }
+        dir.remove_if_empty(pin_root);
+    }
+    Ok(())
+}

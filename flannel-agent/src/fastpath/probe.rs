@@ -1,0 +1,58 @@
+//! What the fast path needs of the kernel, and whether this one has it: for `flannelctl doctor`.
+
+use std::path::Path;
+
+use aya::{
+    maps::MapType,
+    programs::{ProgramError, ProgramType},
+    sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
+};
+
+use super::{attach::kernel_at_least, error::chain, options::PIN_ROOT, pins};
+
+/// Something that the fast path uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// What it is.
+    pub name: &'static str,
+    /// Whether nothing goes fast without it.
+    pub needed: bool,
+    /// `Err` says why it is missing and what happens without it.
+    pub found: Result<(), String>,
+}
+
+/// Asks the kernel. Changes nothing.
+pub fn probe() -> Vec<Feature> {
+    let tc = |helper| is_helper_supported(ProgramType::SchedClassifier, helper);
+    vec![
+        feature("bpf", true, "no fast path: routes alone", is_program_supported(ProgramType::SchedClassifier)),
+        feature("lru-hash", true, "no fast path: routes alone", map(MapType::LruHash)),
+        feature("lpm-trie", true, "no fast path: routes alone", map(MapType::LpmTrie)),
+        feature("redirect-peer", true, "no fast path: needs kernel 5.10", tc(BpfHelper::BPF_FUNC_redirect_peer)),
+        feature("redirect-neigh", true, "no fast path: needs kernel 5.10", tc(BpfHelper::BPF_FUNC_redirect_neigh)),
+        feature("tcx", false, "clsact filters instead of links: needs kernel 6.6", Ok(kernel_at_least(6, 6))),
+        feature("xdp", false, "packets in transit take the TC hooks", is_program_supported(ProgramType::Xdp)),
+        Feature {
+            name: "bpffs",
+            needed: false,
+            found: if pins::on_bpffs(Path::new(PIN_ROOT)) {
+                Ok(())
+            } else {
+                Err(format!("{PIN_ROOT} is not on a BPF file system; flanneld mounts it when it starts"))
+            },
+        },
+    ]
+}
+
+fn map(kind: MapType) -> Result<bool, ProgramError> {
+    is_map_supported(kind).map_err(ProgramError::from)
+}
+
+fn feature(name: &'static str, needed: bool, without: &str, answer: Result<bool, ProgramError>) -> Feature {
+    let found = match answer {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(format!("not in this kernel; {without}")),
+        Err(error) => Err(format!("{}; {without}", chain(&error))),
+    };
+    Feature { name, needed, found }
+}

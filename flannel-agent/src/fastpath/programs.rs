@@ -1,0 +1,90 @@
+//! The programs of the object: which hook runs which in which mode, loaded.
+
+use aya::{
+    Ebpf,
+    programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp},
+};
+use flannel_common::abi::{Hook, program};
+
+use super::{
+    error::{Error, chain},
+    options::{self, Mode, Options},
+};
+
+/// The program that `hook` runs in `mode`, if it runs any.
+pub(super) const fn name(mode: Mode, hook: Hook) -> Option<&'static str> {
+    match (mode, hook) {
+        (Mode::Verified, Hook::FromPort) => Some(program::FROM_PORT),
+        (Mode::Verified, Hook::ToPort) => Some(program::TO_PORT),
+        (Mode::Verified, Hook::FromUplink) => Some(program::FROM_UPLINK),
+        (Mode::Verified, Hook::ToUplink) => Some(program::TO_UPLINK),
+        (Mode::Verified, Hook::Transit) => Some(program::TRANSIT),
+        (Mode::Trusted, Hook::FromPort) => Some(program::TRUSTED_FROM_PORT),
+        (Mode::Trusted, Hook::FromUplink) => Some(program::TRUSTED_FROM_UPLINK),
+        (Mode::Trusted, Hook::Transit) => Some(program::TRUSTED_TRANSIT),
+        (Mode::Trusted, Hook::ToPort | Hook::ToUplink) | (Mode::Off, _) => None,
+    }
+}
+
+/// Which way packets pass a TC hook; `None` for XDP.
+pub(super) const fn direction(hook: Hook) -> Option<TcAttachType> {
+    match hook {
+        Hook::FromPort | Hook::FromUplink => Some(TcAttachType::Ingress),
+        Hook::ToPort | Hook::ToUplink => Some(TcAttachType::Egress),
+        Hook::Transit => None,
+    }
+}
+
+/// The loaded programs of one mode.
+pub(super) struct Programs {
+    ebpf: Ebpf,
+    mode: Mode,
+    /// Why the XDP program is not loaded.
+    no_xdp: Option<String>,
+}
+
+impl Programs {
+    /// Loads what the mode needs. Without the XDP program the rest works: the kernel may be too old for it alone.
+    pub(super) fn load(mut ebpf: Ebpf, options: &Options) -> Result<Self, Error> {
+        let mode = options.mode;
+        for hook in Hook::ALL {
+            if let (Some(name), Some(_)) = (name(mode, hook), direction(hook)) {
+                tc_of(&mut ebpf, name)?.load().map_err(|error| Error::from_program(name, error))?;
+            }
+        }
+        let no_xdp = match name(mode, Hook::Transit) {
+            Some(name) if options.xdp != options::Xdp::Off => {
+                xdp_of(&mut ebpf, name)?.load().err().map(|error| chain(&error))
+            }
+            _ => Some("--xdp=off".to_owned()),
+        };
+        Ok(Self { ebpf, mode, no_xdp })
+    }
+
+    /// Why no XDP program can be attached anywhere.
+    pub(super) fn no_xdp(&self) -> Option<&str> {
+        self.no_xdp.as_deref()
+    }
+
+    /// The TC program of a hook.
+    pub(super) fn tc(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
+        tc_of(&mut self.ebpf, name(self.mode, hook).unwrap_or(hook.label()))
+    }
+
+    /// The XDP program.
+    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
+        xdp_of(&mut self.ebpf, name(self.mode, Hook::Transit).unwrap_or(program::TRANSIT))
+    }
+}
+
+fn tc_of<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {
+    <&mut SchedClassifier>::try_from(program_of(ebpf, name)?).map_err(|error| Error::from_program(name, error))
+}
+
+fn xdp_of<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
+    <&mut Xdp>::try_from(program_of(ebpf, name)?).map_err(|error| Error::from_program(name, error))
+}
+
+fn program_of<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, Error> {
+    ebpf.program_mut(name).ok_or_else(|| Error::from_program(name, ProgramError::NotLoaded))
+}
