@@ -141,7 +141,7 @@ impl Hooks {
     }
 
     fn attach_tcx(&mut self, programs: &mut Programs, want: &Want, before: Option<Held>) -> Result<Held, Error> {
-        let program = programs.tc(want.hook)?;
+        let program = programs.tc(want.program)?;
         let found = self.found(want, before);
         let pinned_elsewhere = found.iter().filter_map(|(_, path)| path.clone()).collect::<Vec<_>>();
         let kept = found.into_iter().find_map(|(link, _)| attach::update_tcx(program, link));
@@ -170,7 +170,7 @@ impl Hooks {
         if let Some(reason) = self.refused.get(&asked) {
             return Ok(Err(reason.clone()));
         }
-        let program = programs.xdp()?;
+        let program = programs.xdp(want.program)?;
         let found = self.found(want, before);
         let pinned_elsewhere = found.iter().filter_map(|(_, path)| path.clone()).collect::<Vec<_>>();
         let kept = found.into_iter().find_map(|(link, _)| attach::update_xdp(program, link));
@@ -193,7 +193,7 @@ impl Hooks {
             return Ok(Held::Filter(at, on));
         }
         let Some(direction) = direction(want.hook) else { return Err(failed(want, "not a TC hook".to_owned())) };
-        let made_qdisc = attach::put_filter(programs.tc(want.hook)?, &name, direction, self.network)
+        let made_qdisc = attach::put_filter(programs.tc(want.program)?, &name, direction, self.network)
             .map_err(|error| failed(want, chain(&error)))?;
         if let (true, Some(dir)) = (made_qdisc, &self.dir) {
             let path = dir.qdisc(want.link.ifindex);

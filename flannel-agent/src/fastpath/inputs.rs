@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::Ipv4Addr};
 pub use flannel_common::abi::Endpoint;
 use ipnet::Ipv4Net;
 
-use crate::backend::Way;
+use crate::{backend::Way, kernel::netlink};
 
 /// Everything the fast path depends on. It is told the whole of it at every change, and finds out what is new by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,15 +42,52 @@ pub struct Link {
     pub mtu: u32,
     /// Its MAC address; `None` if its packets have no Ethernet header.
     pub mac: Option<[u8; 6]>,
-    /// What rtnetlink calls its kind (`veth`, `vxlan`, …); `None` for hardware.
-    pub kind: Option<String>,
+    /// What rtnetlink calls its kind (`veth`, `vxlan`, …); empty for hardware.
+    pub kind: String,
+    /// Whether its other end is in another network namespace.
+    pub peer_elsewhere: bool,
 }
 
 /// A bridge with its ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
-    /// The bridge itself.
-    pub link: Link,
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: [u8; 6],
     /// Its ports.
     pub ports: Vec<Link>,
+}
+
+impl Link {
+    /// Whether packets can be handed straight to the other end, past this one.
+    pub(super) fn has_peer(&self) -> bool {
+        self.peer_elsewhere && (self.kind == "veth" || self.kind == "netkit")
+    }
+}
+
+impl From<&netlink::Link> for Link {
+    fn from(link: &netlink::Link) -> Self {
+        Self {
+            ifindex: link.ifindex,
+            name: link.name.clone(),
+            mtu: link.mtu,
+            mac: link.mac,
+            kind: link.kind.clone(),
+            peer_elsewhere: link.peer_elsewhere,
+        }
+    }
+}
+
+impl From<&netlink::Bridge> for Bridge {
+    fn from(bridge: &netlink::Bridge) -> Self {
+        Self {
+            ifindex: bridge.ifindex,
+            name: bridge.name.clone(),
+            mac: bridge.mac,
+            ports: bridge.ports.iter().map(Link::from).collect(),
+        }
+    }
 }

@@ -214,7 +214,13 @@ impl Running {
             subnet: inputs.subnet.network().octets(),
             subnet_mask: inputs.subnet.netmask().octets(),
             enabled: 1,
+            bridge_ifindex: 0,
+            bridge_mac: [0; 6],
+            reserved: [0; 6],
         };
+        if let [bridge] = inputs.bridges.as_slice() {
+            (settings.bridge_ifindex, settings.bridge_mac) = (bridge.ifindex, bridge.mac);
+        }
         if settings != self.settings || outdated {
             settings.epoch = next_epoch(self.settings.epoch);
             self.maps.put_settings(settings)?;

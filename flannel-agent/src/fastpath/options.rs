@@ -25,8 +25,7 @@ pub enum Attach {
     /// At each port of each bridge: both directions are fast.
     #[default]
     Ports,
-    /// At the bridges themselves: one hook for all containers, but only the way out is fast, as a redirect into a bridge
-    /// cannot skip it.
+    /// At the bridges themselves: hooks do not come and go with containers, but packets pass the bridge's own code.
     Bridge,
 }
 

@@ -1,5 +1,7 @@
 //! The programs of the object: which hook runs which in which mode, loaded.
 
+use std::collections::BTreeSet;
+
 use aya::{
     Ebpf,
     programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp},
@@ -11,11 +13,12 @@ use super::{
     options::{self, Mode, Options},
 };
 
-/// The program that `hook` runs in `mode`, if it runs any.
-pub(super) const fn name(mode: Mode, hook: Hook) -> Option<&'static str> {
+/// The program that `hook` runs in `mode`, if it runs any. `has_peer` tells a port that packets can be handed past.
+pub(super) const fn name(mode: Mode, hook: Hook, has_peer: bool) -> Option<&'static str> {
     match (mode, hook) {
         (Mode::Verified, Hook::FromPort) => Some(program::FROM_PORT),
-        (Mode::Verified, Hook::ToPort) => Some(program::TO_PORT),
+        (Mode::Verified, Hook::ToPort) if has_peer => Some(program::TO_PORT),
+        (Mode::Verified, Hook::ToPort) => Some(program::TO_BRIDGE),
         (Mode::Verified, Hook::FromUplink) => Some(program::FROM_UPLINK),
         (Mode::Verified, Hook::ToUplink) => Some(program::TO_UPLINK),
         (Mode::Verified, Hook::Transit) => Some(program::TRANSIT),
@@ -38,7 +41,6 @@ pub(super) const fn direction(hook: Hook) -> Option<TcAttachType> {
 /// The loaded programs of one mode.
 pub(super) struct Programs {
     ebpf: Ebpf,
-    mode: Mode,
     /// Why the XDP program is not loaded.
     no_xdp: Option<String>,
 }
@@ -46,19 +48,18 @@ pub(super) struct Programs {
 impl Programs {
     /// Loads what the mode needs. Without the XDP program the rest works: the kernel may be too old for it alone.
     pub(super) fn load(mut ebpf: Ebpf, options: &Options) -> Result<Self, Error> {
-        let mode = options.mode;
-        for hook in Hook::ALL {
-            if let (Some(name), Some(_)) = (name(mode, hook), direction(hook)) {
-                tc_of(&mut ebpf, name)?.load().map_err(|error| Error::from_program(name, error))?;
-            }
+        let names = |hook| [true, false].map(|has_peer| name(options.mode, hook, has_peer));
+        let tc_hooks = Hook::ALL.into_iter().filter(|hook| direction(*hook).is_some());
+        for name in tc_hooks.flat_map(names).flatten().collect::<BTreeSet<_>>() {
+            tc_of(&mut ebpf, name)?.load().map_err(|error| Error::from_program(name, error))?;
         }
-        let no_xdp = match name(mode, Hook::Transit) {
+        let no_xdp = match name(options.mode, Hook::Transit, false) {
             Some(name) if options.xdp != options::Xdp::Off => {
                 xdp_of(&mut ebpf, name)?.load().err().map(|error| chain(&error))
             }
             _ => Some("--xdp=off".to_owned()),
         };
-        Ok(Self { ebpf, mode, no_xdp })
+        Ok(Self { ebpf, no_xdp })
     }
 
     /// Why no XDP program can be attached anywhere.
@@ -66,14 +67,14 @@ impl Programs {
         self.no_xdp.as_deref()
     }
 
-    /// The TC program of a hook.
-    pub(super) fn tc(&mut self, hook: Hook) -> Result<&mut SchedClassifier, Error> {
-        tc_of(&mut self.ebpf, name(self.mode, hook).unwrap_or(hook.label()))
+    /// The TC program of this name.
+    pub(super) fn tc(&mut self, name: &'static str) -> Result<&mut SchedClassifier, Error> {
+        tc_of(&mut self.ebpf, name)
     }
 
-    /// The XDP program.
-    pub(super) fn xdp(&mut self) -> Result<&mut Xdp, Error> {
-        xdp_of(&mut self.ebpf, name(self.mode, Hook::Transit).unwrap_or(program::TRANSIT))
+    /// The XDP program of this name.
+    pub(super) fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, Error> {
+        xdp_of(&mut self.ebpf, name)
     }
 }
 

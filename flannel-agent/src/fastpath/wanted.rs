@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use flannel_common::abi::Hook;
 
 use super::{
-    inputs::{Inputs, Link},
+    inputs::{Bridge, Inputs, Link},
     options::{Attach, Options, Xdp},
     programs,
 };
@@ -15,6 +15,8 @@ use super::{
 pub(super) struct Want {
     pub(super) hook: Hook,
     pub(super) link: Link,
+    /// The program that is to run there.
+    pub(super) program: &'static str,
     /// Why it is not even tried.
     pub(super) refusal: Option<&'static str>,
 }
@@ -30,27 +32,39 @@ const ORDER: [Hook; 5] = [Hook::ToUplink, Hook::ToPort, Hook::FromUplink, Hook::
 pub(super) fn wanted(options: &Options, inputs: &Inputs) -> Vec<Want> {
     let mut seen = BTreeSet::new();
     let mut wants = Vec::new();
-    for hook in ORDER.into_iter().filter(|hook| programs::name(options.mode, *hook).is_some()) {
+    for hook in ORDER {
         for link in places(hook, options, inputs) {
-            if seen.insert((hook, link.ifindex)) {
-                wants.push(Want { hook, link: link.clone(), refusal: refusal(hook, options, link) });
+            if let Some(program) = programs::name(options.mode, hook, link.has_peer())
+                && seen.insert((hook, link.ifindex))
+            {
+                let refusal = refusal(hook, options, &link);
+                wants.push(Want { hook, link, program, refusal });
             }
         }
     }
     wants
 }
 
-fn places<'a>(hook: Hook, options: &Options, inputs: &'a Inputs) -> Vec<&'a Link> {
+fn places(hook: Hook, options: &Options, inputs: &Inputs) -> Vec<Link> {
     let is_uplink = |link: &Link| inputs.uplinks.iter().any(|uplink| uplink.ifindex == link.ifindex);
     let ports = || inputs.bridges.iter().flat_map(|bridge| &bridge.ports).filter(|port| !is_uplink(port));
     match (hook, options.attach) {
         (Hook::Transit, _) if options.xdp == Xdp::Off => Vec::new(),
-        (Hook::FromUplink | Hook::ToUplink | Hook::Transit, _) => inputs.uplinks.iter().collect(),
-        (Hook::FromPort | Hook::ToPort, Attach::Ports) => ports().collect(),
-        (Hook::FromPort, Attach::Bridge) => inputs.bridges.iter().map(|bridge| &bridge.link).collect(),
-        // A flow verified at a bridge's egress would be redirected to the bridge, which has no container behind it
-        // to hand the packet to. The way in is the kernel's.
-        (Hook::ToPort, Attach::Bridge) => Vec::new(),
+        (Hook::FromUplink | Hook::ToUplink | Hook::Transit, _) => inputs.uplinks.clone(),
+        (Hook::FromPort | Hook::ToPort, Attach::Ports) => ports().cloned().collect(),
+        (Hook::FromPort | Hook::ToPort, Attach::Bridge) => inputs.bridges.iter().map(bridge_itself).collect(),
+    }
+}
+
+/// The bridge as an interface of its own. Its MTU follows its ports' and says nothing about ours.
+fn bridge_itself(bridge: &Bridge) -> Link {
+    Link {
+        ifindex: bridge.ifindex,
+        name: bridge.name.clone(),
+        mtu: 0,
+        mac: Some(bridge.mac),
+        kind: "bridge".to_owned(),
+        peer_elsewhere: false,
     }
 }
 
@@ -58,8 +72,7 @@ fn refusal(hook: Hook, options: &Options, link: &Link) -> Option<&'static str> {
     if link.mac.is_none() {
         return Some(NO_ETHERNET);
     }
-    let veth = link.kind.as_deref() == Some("veth");
-    (hook == Hook::Transit && veth && options.xdp == Xdp::Auto).then_some(VETH_XDP)
+    (hook == Hook::Transit && link.kind == "veth" && options.xdp == Xdp::Auto).then_some(VETH_XDP)
 }
 
 #[cfg(test)]
@@ -67,60 +80,51 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::fastpath::{Bridge, Mode};
+    use crate::fastpath::Mode;
 
     fn link(ifindex: u32, kind: &str) -> Link {
-        Link { ifindex, name: format!("i{ifindex}"), mtu: 1500, mac: Some([2; 6]), kind: Some(kind.to_owned()) }
+        let (name, kind) = (format!("i{ifindex}"), kind.to_owned());
+        Link { ifindex, name, mtu: 1500, mac: Some([2; 6]), kind, peer_elsewhere: ifindex != 12 }
     }
 
-    fn check(options: &Options, expected: &[&str]) {
+    /// Uplinks 2 (veth) and 3 (tun); bridge 10 with ports 11, 12 (whose other end is here) and the uplink 2.
+    fn check(options: &Options, expected: &str) {
         let uplinks = vec![link(2, "veth"), Link { mac: None, ..link(3, "tun") }];
-        // An uplink that is also a port is an uplink.
         let ports = vec![link(11, "veth"), link(12, "veth"), link(2, "veth")];
-        let bridges = vec![Bridge { link: link(10, "bridge"), ports }];
+        let bridges = vec![Bridge { ifindex: 10, name: "docker0".to_owned(), mac: [4; 6], ports }];
         let subnet = "10.5.1.0/24".parse().unwrap();
         let inputs = Inputs { subnet, peers: BTreeMap::new(), uplinks, bridges, endpoints: BTreeMap::new() };
-        let shown: Vec<String> = wanted(options, &inputs)
-            .iter()
-            .map(|want| {
-                format!("{}@{}{}", want.hook.label(), want.link.ifindex, if want.refusal.is_some() { "!" } else { "" })
-            })
-            .collect();
-        assert_eq!(shown, expected);
+        let show = |want: &Want| {
+            let refused = if want.refusal.is_some() { "!" } else { "" };
+            format!("{}@{}{refused}", want.program, want.link.ifindex)
+        };
+        let shown: Vec<String> = wanted(options, &inputs).iter().map(show).collect();
+        assert_eq!(shown.join(" "), expected);
     }
 
     #[test]
     fn verified_at_ports() {
-        let expected = [
-            "to_uplink@2",
-            "to_uplink@3!",
-            "to_port@11",
-            "to_port@12",
-            "from_uplink@2",
-            "from_uplink@3!",
-            "from_port@11",
-            "from_port@12",
-            "transit@2!",
-            "transit@3!",
-        ];
-        check(&Options::default(), &expected);
+        let expected = "to_uplink@2 to_uplink@3! to_port@11 to_bridge@12 from_uplink@2 from_uplink@3! \
+                        from_port@11 from_port@12 transit@2! transit@3!";
+        check(&Options::default(), expected);
     }
 
     #[test]
     fn verified_at_bridges_without_xdp() {
         let options = Options { attach: Attach::Bridge, xdp: Xdp::Off, ..Options::default() };
-        check(&options, &["to_uplink@2", "to_uplink@3!", "from_uplink@2", "from_uplink@3!", "from_port@10"]);
+        check(&options, "to_uplink@2 to_uplink@3! to_bridge@10 from_uplink@2 from_uplink@3! from_port@10");
     }
 
     #[test]
-    fn trusted_with_xdp_on_veth() {
+    fn trusted_with_xdp_on_a_veth() {
         let options = Options { mode: Mode::Trusted, xdp: Xdp::On, ..Options::default() };
-        let expected = ["from_uplink@2", "from_uplink@3!", "from_port@11", "from_port@12", "transit@2", "transit@3!"];
-        check(&options, &expected);
+        let expected = "trusted_from_uplink@2 trusted_from_uplink@3! trusted_from_port@11 trusted_from_port@12 \
+                        trusted_transit@2 trusted_transit@3!";
+        check(&options, expected);
     }
 
     #[test]
     fn off_wants_nothing() {
-        check(&Options { mode: Mode::Off, ..Options::default() }, &[]);
+        check(&Options { mode: Mode::Off, ..Options::default() }, "");
     }
 }

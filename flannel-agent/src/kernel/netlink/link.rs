@@ -32,6 +32,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// The other end of a veth, in that end's own namespace; for a tunnel, the interface below it.
     pub peer: Option<u32>,
+    /// Whether that other end is in another network namespace.
+    pub peer_elsewhere: bool,
     /// What a vxlan device is set to.
     pub vxlan: Option<VxlanLink>,
 }
@@ -188,6 +190,7 @@ fn parse(message: &LinkMessage) -> Link {
         up: message.header.flags.contains(LinkFlags::Up),
         master: None,
         peer: None,
+        peer_elsewhere: false,
         vxlan: None,
     };
     for attribute in &message.attributes {
@@ -197,6 +200,7 @@ fn parse(message: &LinkMessage) -> Link {
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Controller(ifindex) => link.master = Some(*ifindex),
             LinkAttribute::Link(ifindex) => link.peer = Some(*ifindex),
+            LinkAttribute::LinkNetNsId(_) => link.peer_elsewhere = true,
             LinkAttribute::LinkInfo(parts) => parse_info(parts, &mut link),
             _ => {}
         }
