@@ -15,6 +15,8 @@ pub trait Traffic: Send + Sync {
     fn peers(&self, slots: &[u32]) -> Result<Vec<PeerTally>, String>;
     /// Every flow of the `FLOWS` map that the filter lets through, in no order.
     fn flows(&self, filter: FlowFilter) -> Result<Vec<FlowRow>, String>;
+    /// How many entries the `FLOWS` map holds.
+    fn flow_count(&self) -> Result<u64, String>;
 }
 
 /// Packets that one hook ended in one way.

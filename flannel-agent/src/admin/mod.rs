@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::{events::EventLog, state::NodeState, traffic::Traffic};
 
 pub use ops::{LeaseRow, OpsError, StoreOps};
-pub use peers::{LastSeen, PeerRow};
+pub use peers::{Amount, LastSeen, PeerRow};
 pub use socket::{Error, Listener, listen};
 
 /// Where the agent listens and `flannelctl` asks unless told otherwise.
