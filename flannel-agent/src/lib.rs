@@ -25,3 +25,8 @@ pub mod traffic;
 pub mod admin;
 pub mod http;
 pub mod metrics;
+
+pub mod doctor;
+pub mod explain;
+
+pub mod ctl;

@@ -59,20 +59,20 @@ pub struct FlowRow {
     pub dport: u16,
     /// IP protocol number.
     pub proto: u8,
-    /// `out`, `in`, `transit`, or `none` while nothing has verified it.
+    /// `out`, `in`, `in_bridge` or `transit`.
     pub path: String,
-    /// Whether the next packet of it would be carried by the fast path, as far as time and epoch go.
-    pub fast: bool,
+    /// Label of the reason for which its next packet would be slow (`flow_stale`, `flow_epoch`); `None` if it would be fast.
+    pub slow: Option<String>,
     /// Packets carried by the fast path.
     pub packets: u64,
     /// Bytes carried by the fast path.
     pub bytes: u64,
-    /// Milliseconds since it was last verified, if ever.
-    pub verified_ms: Option<u64>,
-    /// Milliseconds since an entry hook last saw it going slow, if ever.
-    pub seen_ms: Option<u64>,
-    /// Interface by which it came in.
+    /// Milliseconds since it was last verified.
+    pub verified_ms: u64,
+    /// Largest IPv4 packet that was seen to be forwarded, in bytes.
+    pub max_len: u16,
+    /// Interface by which it comes in.
     pub in_ifindex: u32,
-    /// Interface by which the kernel sent it out; 0 if not seen yet.
+    /// Interface by which the kernel sends it out.
     pub out_ifindex: u32,
 }

@@ -27,6 +27,7 @@ pub(super) fn routes(context: Context) -> Router {
         .route("/v1/peers", get(peers))
         .route("/v1/counts", get(counts))
         .route("/v1/flows", get(flows))
+        .route("/v1/flow-count", get(flow_count))
         .route("/v1/events", get(events))
         .route("/v1/leases", get(leases))
         .route("/v1/leases/{address}/{length}", delete(release))
@@ -72,6 +73,10 @@ async fn counts(State(context): State<Context>) -> Response {
 
 async fn flows(State(context): State<Context>, Query(filter): Query<FlowFilter>) -> Response {
     blocking(move || context.traffic.get().map_or(Ok(vec![]), |traffic| traffic.flows(filter))).await
+}
+
+async fn flow_count(State(context): State<Context>) -> Response {
+    blocking(move || context.traffic.get().map(|traffic| traffic.flow_count()).transpose()).await
 }
 
 #[derive(Deserialize)]

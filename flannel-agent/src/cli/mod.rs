@@ -3,3 +3,5 @@
 pub mod goflag;
 
 pub mod flanneld;
+
+pub mod flannelctl;

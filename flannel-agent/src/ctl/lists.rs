@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// All leases, by subnet.
-pub fn leases(rows: &[LeaseRow]) -> String {
+pub(super) fn leases(rows: &[LeaseRow]) -> String {
     let mut rows: Vec<&LeaseRow> = rows.iter().collect();
     rows.sort_by_key(|row| row.subnet);
     let mut table = Table::new(["SUBNET", "HOST", "BACKEND", ">LEFT", ""]);
@@ -23,7 +23,7 @@ pub fn leases(rows: &[LeaseRow]) -> String {
 }
 
 /// One word for how a peer is reached.
-pub fn way(way: PeerWay) -> &'static str {
+pub(super) fn way(way: PeerWay) -> &'static str {
     match way {
         PeerWay::Direct => "direct",
         PeerWay::Tunnel => "tunnel",
@@ -33,7 +33,7 @@ pub fn way(way: PeerWay) -> &'static str {
 }
 
 /// All peers, by subnet.
-pub fn peers(rows: &[PeerRow], now: u64) -> String {
+pub(super) fn peers(rows: &[PeerRow], now: u64) -> String {
     let amount = |amount: Amount| format!("{} / {}", packets(amount.packets), bytes(amount.bytes));
     let sum = |a: Amount, b: Amount| amount(Amount { packets: a.packets + b.packets, bytes: a.bytes + b.bytes });
     let mut table = Table::new(["SUBNET", "HOST", "WAY", ">TO", ">FROM", ">FAST", "SEEN", "PROBLEM"]);
@@ -53,7 +53,7 @@ pub fn peers(rows: &[PeerRow], now: u64) -> String {
 }
 
 /// Sorts flows, busiest first, and keeps `limit` of them (0: all).
-pub fn busiest(mut rows: Vec<FlowRow>, order: FlowOrder, limit: usize) -> Vec<FlowRow> {
+pub(super) fn busiest(mut rows: Vec<FlowRow>, order: FlowOrder, limit: usize) -> Vec<FlowRow> {
     let weight = |row: &FlowRow| match order {
         FlowOrder::Bytes => row.bytes,
         FlowOrder::Packets => row.packets,
@@ -70,7 +70,7 @@ fn endpoints(row: &FlowRow) -> (std::net::Ipv4Addr, u16, std::net::Ipv4Addr, u16
 }
 
 /// The name of a protocol.
-pub fn protocol(number: u8) -> String {
+pub(super) fn protocol(number: u8) -> String {
     match number {
         1 => "icmp".to_owned(),
         6 => "tcp".to_owned(),
@@ -80,11 +80,10 @@ pub fn protocol(number: u8) -> String {
 }
 
 /// Flows in the given order.
-pub fn flows(rows: &[FlowRow]) -> String {
+pub(super) fn flows(rows: &[FlowRow]) -> String {
     let mut table = Table::new(["PROTO", "FROM", "TO", "PATH", ">PACKETS", ">BYTES", ">VERIFIED", "STATE"]);
     for row in rows {
-        let verified = row.verified_ms.map_or_else(|| "never".to_owned(), |ms| format!("{ms} ms ago"));
-        let state = if row.fast { "fast" } else { "slow" };
+        let state = row.slow.as_deref().unwrap_or("fast");
         table.row([
             protocol(row.proto),
             format!("{}:{}", row.src, row.sport),
@@ -92,7 +91,7 @@ pub fn flows(rows: &[FlowRow]) -> String {
             row.path.clone(),
             packets(row.packets),
             bytes(row.bytes),
-            verified,
+            format!("{} ms ago", row.verified_ms),
             state.to_owned(),
         ]);
     }
@@ -100,6 +99,6 @@ pub fn flows(rows: &[FlowRow]) -> String {
 }
 
 /// One event as a line.
-pub fn event(event: &Event) -> String {
+pub(super) fn event(event: &Event) -> String {
     format!("{} UTC  {:<20} {}", clock(event.at), event.kind, event.text)
 }

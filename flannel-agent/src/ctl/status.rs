@@ -16,7 +16,7 @@ use crate::{
 const PROBLEMS_SHOWN: usize = 5;
 
 /// The screen. `counts` may be empty.
-pub fn screen(node: &NodeState, counts: &[Count], flows: Option<u64>, now: u64) -> String {
+pub(super) fn screen(node: &NodeState, counts: &[Count], flows: Option<u64>, now: u64) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _: fmt::Result = write(&mut out, node, counts, flows, now);

@@ -4,4 +4,5 @@ pub mod iface;
 pub mod netlink;
 
 pub mod firewall;
-pub mod sysctl;
+
+pub mod inspect;

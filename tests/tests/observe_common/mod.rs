@@ -147,17 +147,17 @@ pub fn memory() -> Memory {
         dport: 80,
         proto: if n.is_multiple_of(2) { 6 } else { 17 },
         path: path.into(),
-        fast: path != "none",
+        slow: (path == "transit").then(|| "flow_stale".into()),
         packets,
         bytes: packets * 1400,
-        verified_ms: (path != "none").then_some(700),
-        seen_ms: Some(900),
+        verified_ms: 700,
+        max_len: 1500,
         in_ifindex: 5,
-        out_ifindex: if path == "none" { 0 } else { 2 },
+        out_ifindex: 2,
     };
     Memory {
         counts: vec![count("from_port", "fast_out", 9000), count("from_port", "flow_new", 12), count("from_uplink", "fast_in", 8000)],
-        flows: vec![flow(2, "out", 9000), flow(3, "in", 50), flow(4, "none", 0)],
+        flows: vec![flow(2, "out", 9000), flow(3, "in", 50), flow(4, "transit", 0)],
     }
 }
 
