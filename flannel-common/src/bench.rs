@@ -9,7 +9,7 @@ pub const MARKER: u16 = 0xf1a7;
 pub mod name {
     /// `ARRAY` of one [`super::Frames`].
     pub const FRAMES: &str = "FRAMES";
-    /// `PERCPU_ARRAY` of one `u32`: frames made so far.
+    /// `PERCPU_ARRAY` of one [`super::Cursor`].
     pub const CURSOR: &str = "CURSOR";
     /// `PERCPU_ARRAY` of one [`super::Counts`].
     pub const COUNTS: &str = "COUNTS";
@@ -45,11 +45,37 @@ pub struct Frames {
     pub reverse: u32,
     /// Sum of the 16-bit words (big endian) of the IPv4 header without its addresses and checksum.
     pub header_sum: u32,
+    /// 1: [`Self::outer`] stands in front of the frame.
+    pub encapsulated: u32,
     /// IPv4 total length.
-    pub total_len: [u8; 2],
-    /// Ethernet header.
-    pub l2: [u8; 14],
+    pub total_len: u16,
+    /// Ethernet header, as words in network order.
+    pub l2: [u16; 7],
+    /// Ethernet, IPv4, UDP and VXLAN headers of an encapsulated frame, as words in network order.
+    pub outer: [u16; OUTER / 2],
+    /// Zero.
+    pub reserved: u16,
 }
+
+/// Length of what vxlan puts in front of a frame: Ethernet, IPv4, UDP and VXLAN headers.
+pub const OUTER: usize = 14 + 20 + 8 + 8;
+
+/// How far the generator of one CPU is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Cursor {
+    /// Frames made so far.
+    pub made: u64,
+    /// When the first frame was made (`bpf_ktime_get_ns`); 0 if none was.
+    pub first: u64,
+    /// When the last frame whose number is a multiple of [`CLOCK_EVERY`] was made.
+    pub last: u64,
+    /// Number of that frame.
+    pub last_frame: u64,
+}
+
+/// The generator looks at the clock once in so many frames: a power of two.
+pub const CLOCK_EVERY: u64 = 64;
 
 /// What a sink counted on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

@@ -17,3 +17,5 @@ pub mod flanneld;
 pub mod packets;
 
 pub mod skip;
+
+pub mod bench;

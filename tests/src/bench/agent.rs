@@ -1,0 +1,147 @@
+//! Our agent in the arms that have one: real flannelds with a real etcd.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{
+    arm::Arm,
+    lab::{READY, ROUTED_PEERS, Shape},
+    net,
+};
+use crate::{etcd::Etcd, flanneld::Flanneld, netns::Netns, wait::wait_until};
+
+/// Address of etcd in the management network.
+const STORE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// One etcd for all arms, in a namespace of its own that hosts are connected to by a management interface.
+#[derive(Default)]
+pub struct Store {
+    running: Option<Running>,
+    hosts: u8,
+}
+
+struct Running {
+    // etcd ends before its namespace does.
+    etcd: Etcd,
+    ns: Netns,
+}
+
+impl Store {
+    /// etcd, started when it is first needed.
+    pub fn etcd(&mut self) -> Result<&Etcd> {
+        Ok(&self.running()?.etcd)
+    }
+
+    /// Connects a host to etcd.
+    pub fn connect(&mut self, host: &Netns) -> Result<()> {
+        self.hosts += 1;
+        let n = self.hosts;
+        let ns = &self.running()?.ns;
+        host.sh(&format!(
+            "ip link add mgmt0 type veth peer name m{n} netns {}
+             ip addr add 192.0.2.{}/24 dev mgmt0
+             ip link set mgmt0 up",
+            ns.name(),
+            n + 1
+        ))?;
+        ns.sh(&format!("ip link set m{n} master br0 up")).map(drop)
+    }
+
+    fn running(&mut self) -> Result<&Running> {
+        if self.running.is_none() {
+            let ns = Netns::new("store")?;
+            ns.sh(&format!("ip link add br0 up type bridge forward_delay 0; ip addr add {STORE}/24 dev br0"))?;
+            let etcd = Etcd::inside(&ns, STORE).context("start etcd")?;
+            self.running = Some(Running { etcd, ns });
+        }
+        self.running.as_ref().context("etcd was just started")
+    }
+}
+
+/// The agents of one arm.
+pub struct Agents {
+    /// One per host under test, in order.
+    pub flannelds: Vec<Flanneld>,
+    /// Key prefix of the arm.
+    pub prefix: String,
+}
+
+impl Agents {
+    /// Starts an agent on each host and waits until all of them route.
+    pub fn start(arm: Arm, shape: Shape, hosts: &[Netns], store: &mut Store) -> Result<Self> {
+        let prefix = format!("/bench/{arm}/{shape:?}");
+        let backend = if arm == Arm::Udp { "udp" } else { "host-gw" };
+        let config = format!(r#"{{"Network":"{}","SubnetLen":24,"Backend":{{"Type":"{backend}"}}}}"#, net::NETWORK);
+        store.etcd()?.put(&format!("{prefix}/config"), &config)?;
+        for k in 0..ROUTED_PEERS {
+            put_peer(store.etcd()?, &prefix, backend, k)?;
+        }
+        if hosts.len() == 1 {
+            put_lease(store.etcd()?, &prefix, backend, net::subnet(2), net::host(2))?;
+        }
+        let mut agents = Self { flannelds: Vec::new(), prefix };
+        for (index, host) in hosts.iter().enumerate() {
+            let n = index as u8 + 1;
+            store.connect(host)?;
+            // The lease that the agent finds as its own is the one whose address is its uplink's.
+            put_lease(store.etcd()?, &agents.prefix, backend, net::subnet(n), net::host(n))?;
+            let flanneld = configure(Flanneld::new(host, &store.etcd()?.endpoints())?, arm, shape, &agents.prefix);
+            agents.flannelds.push(flanneld);
+        }
+        for flanneld in &mut agents.flannelds {
+            flanneld.start()?;
+        }
+        for (index, flanneld) in agents.flannelds.iter_mut().enumerate() {
+            let subnet = flanneld.wait_ready(READY).with_context(|| flanneld.log())?;
+            ensure!(subnet == net::subnet(index as u8 + 1), "the agent took {subnet}");
+        }
+        agents.wait_routes(hosts)?;
+        Ok(agents)
+    }
+
+    fn wait_routes(&self, hosts: &[Netns]) -> Result<()> {
+        let last = net::peer_subnet(ROUTED_PEERS - 1).to_string();
+        for (host, flanneld) in hosts.iter().zip(&self.flannelds) {
+            wait_until("routes to all peers", READY, || {
+                host.run(&format!("ip route show {last}")).is_ok_and(|routes| !routes.trim().is_empty())
+            })
+            .with_context(|| flanneld.log())?;
+        }
+        Ok(())
+    }
+}
+
+fn configure(flanneld: Flanneld, arm: Arm, shape: Shape, prefix: &str) -> Flanneld {
+    let mode = match arm {
+        Arm::Verified | Arm::VerifiedBridge => "verified",
+        Arm::Trusted | Arm::TrustedBridge => "trusted",
+        _ => "off",
+    };
+    let attach = if matches!(arm, Arm::VerifiedBridge | Arm::TrustedBridge) { "bridge" } else { "ports" };
+    // A veth can do native XDP, but that takes segmentation offload from its peer: only where packets pass through.
+    let xdp = if shape == Shape::Transit { "on" } else { "off" };
+    flanneld
+        .arg(format!("-etcd-prefix={prefix}"))
+        .arg("-ip-masq")
+        .arg(format!("-masq-exempt={}", net::OUTSIDE))
+        .arg(format!("-fastpath={mode}"))
+        .arg(format!("-attach={attach}"))
+        .arg(format!("-xdp={xdp}"))
+        .wrapped_by(&["taskset", "-c", "0"])
+}
+
+/// Writes the lease of a peer that does not run.
+pub fn put_peer(etcd: &Etcd, prefix: &str, backend: &str, k: u32) -> Result<()> {
+    put_lease(etcd, prefix, backend, net::peer_subnet(k), net::peer_host(k))
+}
+
+fn put_lease(etcd: &Etcd, prefix: &str, backend: &str, subnet: ipnet::Ipv4Net, host: Ipv4Addr) -> Result<()> {
+    let key = format!("{prefix}/subnets/{}-{}", subnet.network(), subnet.prefix_len());
+    // flannel's udp backend leaves its name out.
+    let kind = if backend == "udp" { String::new() } else { format!(r#","BackendType":"{backend}""#) };
+    etcd.put(&key, &format!(r#"{{"PublicIP":"{host}","PublicIPv6":null{kind}}}"#))
+}
+
+/// How long an agent may take to end.
+pub const END: Duration = Duration::from_secs(10);

@@ -1,0 +1,118 @@
+//! The run: builds the hosts, lets the arms take turns, and gathers the rows.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::{
+    agent::Store,
+    arm::Arm,
+    lab::{Lab, Shape},
+    progress::Progress,
+    row::{Row, compare_with_baseline},
+    sample::Sample,
+    workload::{Bench, Case},
+};
+
+/// A sample that does not count is taken again at once, at most so often.
+const RETAKES: usize = 2;
+
+/// What to run.
+pub struct Plan {
+    /// The table's lines, in order.
+    pub cases: Vec<Case>,
+    /// The arms, in order.
+    pub arms: Vec<Arm>,
+    /// Samples of each arm.
+    pub rounds: usize,
+}
+
+/// Runs everything. What an arm cannot do is in the rows as skipped, and so is an arm that failed.
+pub fn run(plan: &Plan, bench: &mut Bench) -> Result<Vec<Row>> {
+    let mut store = Store::default();
+    let mut progress = Progress::new(plan);
+    let mut rows = Vec::new();
+    for shape in shapes(plan) {
+        let cases: Vec<&Case> = plan.cases.iter().filter(|case| case.shape == shape).collect();
+        let mut labs = build(plan, shape, &cases, &mut store, &mut progress);
+        for case in cases {
+            rows.extend(run_case(plan, case, &mut labs, bench, &mut progress));
+        }
+    }
+    progress.end();
+    Ok(rows)
+}
+
+/// The hosts of an arm, or why there are none.
+type Labs = BTreeMap<Arm, Result<Lab, String>>;
+
+fn shapes(plan: &Plan) -> Vec<Shape> {
+    let mut shapes = Vec::new();
+    for case in &plan.cases {
+        if !shapes.contains(&case.shape) {
+            shapes.push(case.shape);
+        }
+    }
+    shapes
+}
+
+fn build(plan: &Plan, shape: Shape, cases: &[&Case], store: &mut Store, progress: &mut Progress) -> Labs {
+    let wanted = plan.arms.iter().filter(|arm| cases.iter().any(|case| case.unfit(**arm).is_none()));
+    wanted
+        .map(|arm| {
+            progress.note(&format!("building the hosts of {arm}"));
+            (*arm, Lab::build(*arm, shape, store).map_err(|error| format!("{error:#}")))
+        })
+        .collect()
+}
+
+fn run_case(plan: &Plan, case: &Case, labs: &mut Labs, bench: &mut Bench, progress: &mut Progress) -> Vec<Row> {
+    let mut samples: BTreeMap<Arm, Vec<Sample>> = BTreeMap::new();
+    let mut skipped: BTreeMap<Arm, String> = BTreeMap::new();
+    for arm in &plan.arms {
+        if let Some(why) = case.unfit(*arm) {
+            skipped.insert(*arm, why.to_owned());
+        } else if let Some(Err(why)) = labs.get(arm) {
+            skipped.insert(*arm, why.clone());
+        }
+    }
+    for round in 1..=plan.rounds {
+        for arm in &plan.arms {
+            progress.step(case, *arm, round);
+            let Some(Ok(lab)) = labs.get_mut(arm) else { continue };
+            if skipped.contains_key(arm) {
+                continue;
+            }
+            match take(case, lab, bench) {
+                Ok(taken) => samples.entry(*arm).or_default().extend(taken),
+                Err(error) => {
+                    skipped.insert(*arm, format!("failed: {error:#}"));
+                }
+            }
+        }
+    }
+    let mut rows: Vec<Row> = plan
+        .arms
+        .iter()
+        .map(|arm| match skipped.get(arm) {
+            Some(why) => Row::skipped(case, *arm, why),
+            None => Row::of(case, *arm, samples.get(arm).map_or(&[][..], Vec::as_slice)),
+        })
+        .collect();
+    compare_with_baseline(&mut rows);
+    progress.table(case, &rows);
+    rows
+}
+
+/// Takes a sample, and again while it does not count.
+fn take(case: &Case, lab: &mut Lab, bench: &mut Bench) -> Result<Vec<Sample>> {
+    let mut taken = Vec::new();
+    loop {
+        let sample = case.measure(lab, bench)?;
+        let is_valid = sample.invalid.is_none();
+        taken.push(sample);
+        if is_valid || taken.len() > RETAKES {
+            return Ok(taken);
+        }
+    }
+}

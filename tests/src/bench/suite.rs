@@ -1,0 +1,65 @@
+//! Which workloads a run has: a quick one of under three minutes, and a full one.
+
+use std::time::Duration;
+
+use super::workload::{
+    Case,
+    pps::{Direction, Spec},
+};
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Under three minutes on two cores.
+    Quick,
+    /// Everything.
+    Full,
+}
+
+impl Size {
+    /// How long a sample takes.
+    pub const fn sample_time(self) -> Duration {
+        match self {
+            Self::Quick => Duration::from_millis(100),
+            Self::Full => Duration::from_millis(500),
+        }
+    }
+
+    /// All cases, in the order of the tables.
+    pub fn cases(self) -> Vec<Case> {
+        self.pps_specs().into_iter().map(Spec::case).collect()
+    }
+
+    fn pps_specs(self) -> Vec<Spec> {
+        let directions = [Direction::Out, Direction::In, Direction::Transit, Direction::EndToEnd];
+        let mut specs = Vec::new();
+        for direction in directions {
+            for (frame, flows, dests) in self.packets() {
+                let dests = if direction == Direction::EndToEnd { 1 } else { dests };
+                let spec = Spec { direction, frame, flows, dests };
+                if !specs.contains(&spec) {
+                    specs.push(spec);
+                }
+            }
+        }
+        specs
+    }
+
+    /// Bytes, flows and peers; the first of them is the headline.
+    fn packets(self) -> Vec<(u16, u32, u32)> {
+        match self {
+            Self::Quick => vec![(60, 256, 1)],
+            Self::Full => {
+                vec![
+                    (60, 256, 1),
+                    (60, 256, 64),
+                    (60, 1, 1),
+                    (60, 65_536, 1),
+                    (60, 65_536, 64),
+                    (512, 256, 1),
+                    (512, 256, 64),
+                ]
+            }
+        }
+    }
+}
