@@ -15,6 +15,8 @@ pub mod config;
 pub mod fastpath;
 pub mod store;
 
+pub mod keeper;
+
 pub mod docker_opts;
 pub mod subnet_file;
 

@@ -93,6 +93,13 @@ impl Store {
         Ok((listing.leases.into_iter().map(|(_, lease)| lease).collect(), listing.seen.revision))
     }
 
+    /// All leases as above, and the subnets whose keys hold something that cannot be read: taken, but by nobody we know.
+    pub async fn claims(&self) -> Result<(Vec<Lease>, Vec<Subnet>), Error> {
+        let listing = self.list().await?;
+        let unreadable = listing.unreadable.iter().filter_map(|key| self.subnet(key).ok()).collect();
+        Ok((listing.leases.into_iter().map(|(_, lease)| lease).collect(), unreadable))
+    }
+
     /// The lease of one subnet, if there is one that can be read.
     pub async fn lease(&self, subnet: &Subnet) -> Result<Option<Lease>, Error> {
         let key = self.key(subnet);
