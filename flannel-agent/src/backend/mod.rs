@@ -10,10 +10,14 @@
 //! let failures = netlink.apply(&plan.changes).await;
 //! ```
 
+mod alloc;
 mod display;
 mod hostgw;
+mod ipip;
 mod peers;
 mod reach;
+mod udp;
+mod vxlan;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -189,30 +193,59 @@ pub enum Error {
 pub enum Backend {
     /// A route per peer through the uplink.
     HostGw(hostgw::HostGw),
+    /// A tunnel device, with neighbour, forwarding entry and route per peer.
+    Vxlan(Box<vxlan::Vxlan>),
+    /// A TUN device and a thread.
+    Udp(Box<udp::Udp>),
+    /// An IP-in-IP device and a route per peer.
+    Ipip(Box<ipip::Ipip>),
+    /// Leases alone.
+    Alloc(Uplink),
 }
 
 impl Backend {
     /// Makes what the backend needs before there is a lease (for vxlan the device, whose MAC address is in the lease).
     pub async fn prepare(config: &NetworkConfig, uplink: &Uplink, netlink: &Netlink) -> Result<Self, Error> {
-        let _ = netlink;
-        match &config.backend {
-            config::Backend::HostGw => Ok(Self::HostGw(hostgw::HostGw::new(uplink.clone())?)),
-            _ => Err(Error::Unfit { backend: "?", problem: "not there yet".into(), remedy: "use host-gw".into() }),
+        let backend = config.backend.name();
+        if config.v6.is_some() && matches!(config.backend, config::Backend::Udp { .. } | config::Backend::Ipip { .. }) {
+            return Err(Error::Unfit {
+                backend,
+                problem: "it carries IPv4 alone, and the network has EnableIPv6".into(),
+                remedy: "choose vxlan or host-gw, or set EnableIPv6 to false".into(),
+            });
         }
+        Ok(match config.backend {
+            config::Backend::HostGw => Self::HostGw(hostgw::HostGw::new(uplink.clone())?),
+            config::Backend::Vxlan { vni, port, mtu, gbp, learning, direct_routing } => {
+                let options = vxlan::Options { vni, port, mtu, gbp, learning, direct_routing };
+                Self::Vxlan(Box::new(vxlan::Vxlan::prepare(options, config, uplink, netlink).await?))
+            }
+            config::Backend::Udp { port } => Self::Udp(Box::new(udp::Udp::prepare(port, config.v4.network, uplink))),
+            config::Backend::Ipip { direct_routing } => {
+                Self::Ipip(Box::new(ipip::Ipip::prepare(direct_routing, uplink, netlink).await?))
+            }
+            config::Backend::Alloc => Self::Alloc(uplink.clone()),
+        })
     }
 
     /// Name as in the configuration.
     pub fn name(&self) -> &'static str {
         match self {
             Self::HostGw(_) => hostgw::NAME,
+            Self::Vxlan(_) => vxlan::NAME,
+            Self::Udp(_) => udp::NAME,
+            Self::Ipip(_) => ipip::NAME,
+            Self::Alloc(_) => alloc::NAME,
         }
     }
 
-    /// What our lease tells the peers. It changes only if [`Backend::look`] had to make the device anew with another
-    /// MAC address, which it avoids.
+    /// What our lease tells the peers; the same for the life of the process.
     pub fn advert(&self) -> Advert {
         match self {
             Self::HostGw(_) => hostgw::HostGw::advert(),
+            Self::Vxlan(backend) => backend.advert(),
+            Self::Ipip(_) => ipip::Ipip::advert(),
+            Self::Udp(_) | Self::Alloc(_) => Advert::default(),
         }
     }
 
@@ -220,35 +253,62 @@ impl Backend {
     pub fn mtu(&self) -> u32 {
         match self {
             Self::HostGw(backend) => backend.here.uplink.mtu,
+            Self::Vxlan(backend) => backend.mtu(),
+            Self::Udp(backend) => backend.mtu(),
+            Self::Ipip(backend) => backend.mtu(),
+            Self::Alloc(uplink) => uplink.mtu,
         }
     }
 
-    /// Told once, when we have our lease (and again if it becomes another one): addresses the device.
-    pub async fn lease_acquired(&mut self, own: Subnet) -> Result<(), Error> {
+    /// Told when we have our lease, and again if it becomes another one: gives the device its address.
+    pub async fn lease_acquired(&mut self, own: Subnet, netlink: &Netlink) -> Result<(), Error> {
         match self {
             Self::HostGw(backend) => backend.here.own = Some(own),
+            Self::Vxlan(backend) => backend.lease_acquired(own, netlink).await?,
+            Self::Udp(backend) => backend.lease_acquired(own, netlink).await?,
+            Self::Ipip(backend) => backend.lease_acquired(own, netlink).await?,
+            Self::Alloc(_) => {}
         }
         Ok(())
     }
 
     /// Brings our own device back if it is gone or differs (vxlan: with the same MAC address), tells the udp carrier
-    /// of the peers, and reads what is in the kernel.
+    /// of the peers, and reads what is in the kernel. `networks` are this daemon's: the current one, and the one of
+    /// the run before if that was another.
     pub async fn look(&mut self, peers: &[&Lease], networks: &[IpNet], netlink: &Netlink) -> Result<Observed, Error> {
+        match self {
+            Self::HostGw(_) | Self::Alloc(_) => {}
+            Self::Vxlan(backend) => backend.ensure(netlink).await?,
+            Self::Ipip(backend) => backend.ensure(netlink).await?,
+            Self::Udp(backend) => {
+                backend.tell(peers.iter().copied());
+                backend.ensure(netlink).await?;
+            }
+        }
         let scope = self.scope(peers, networks);
         netlink.observe(&scope).await.map_err(|source| Error::Kernel { backend: self.name(), source })
     }
 
     /// What should be in the kernel for these peers, and how each is reached. Pure.
     pub fn desired(&self, peers: &[&Lease], observed: &Observed) -> Desired {
+        let peers = peers.iter().copied();
         match self {
-            Self::HostGw(backend) => backend.desired(peers.iter().copied(), observed),
+            Self::HostGw(backend) => backend.desired(peers, observed),
+            Self::Vxlan(backend) => backend.desired(peers, observed),
+            Self::Udp(backend) => backend.desired(peers),
+            Self::Ipip(backend) => backend.desired(peers, observed),
+            Self::Alloc(_) => alloc::desired(peers),
         }
     }
 
-    /// The interfaces that our routes go out of, where the fast path attaches. Ask again after each [`Backend::look`].
+    /// The Ethernet interfaces that our routes go out of, where the fast path attaches: none for udp, ipip and alloc.
+    /// Ask again after each [`Backend::look`]: a device that was made anew has another index.
     pub fn uplinks(&self) -> Vec<(u32, String)> {
         match self {
             Self::HostGw(backend) => vec![(backend.here.uplink.ifindex, backend.here.uplink.name.clone())],
+            Self::Vxlan(backend) => backend.uplinks(),
+            Self::Ipip(backend) => backend.uplinks(),
+            Self::Udp(_) | Self::Alloc(_) => Vec::new(),
         }
     }
 
@@ -258,7 +318,14 @@ impl Backend {
             leased.insert(IpNet::V4(peer.subnet.v4.trunc()));
             leased.extend(peer.subnet.v6.map(|v6| IpNet::V6(v6.trunc())));
         }
-        let interfaces = self.uplinks().into_iter().map(|(ifindex, _)| ifindex).collect();
-        netlink::Scope { networks: networks.to_vec(), leased, interfaces, devices: BTreeSet::new() }
+        let (uplink, devices) = match self {
+            Self::HostGw(backend) => (&backend.here.uplink, Vec::new()),
+            Self::Vxlan(backend) => (&backend.here.uplink, backend.devices()),
+            Self::Udp(backend) => (&backend.here.uplink, backend.devices()),
+            Self::Ipip(backend) => (&backend.here.uplink, backend.devices()),
+            Self::Alloc(uplink) => (uplink, Vec::new()),
+        };
+        let interfaces = devices.iter().copied().chain([uplink.ifindex]).collect();
+        netlink::Scope { networks: networks.to_vec(), leased, interfaces, devices: devices.into_iter().collect() }
     }
 }

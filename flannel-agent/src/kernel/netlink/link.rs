@@ -1,10 +1,10 @@
 //! Interfaces: listing them, and making, changing and removing the devices of our backends.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{InfoData, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
 use rtnetlink::{
     LinkMessageBuilder, LinkUnspec, LinkVxlan,
@@ -36,6 +36,8 @@ pub struct Link {
     pub peer_elsewhere: bool,
     /// What a vxlan device is set to.
     pub vxlan: Option<VxlanLink>,
+    /// Outer source address of an IP-in-IP device.
+    pub tunnel_local: Option<Ipv4Addr>,
 }
 
 /// What a vxlan device is set to; in the kernel's words.
@@ -134,8 +136,7 @@ impl Netlink {
     }
 
     /// Makes an IP-in-IP device that sends from `local` to whatever its routes say; it is down.
-    pub async fn add_ipip(&self, name: &str, local: std::net::Ipv4Addr, mtu: u32) -> Result<(), Error> {
-        use netlink_packet_route::link::InfoIpTunnel;
+    pub async fn add_ipip(&self, name: &str, local: Ipv4Addr, mtu: u32) -> Result<(), Error> {
         let device = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::IpIp)
             .name(name)
             .mtu(mtu)
@@ -162,6 +163,26 @@ impl Netlink {
         let message = LinkUnspec::new_with_index(ifindex).address(mac.to_vec()).build();
         let what = format!("set the MAC address of interface {ifindex}");
         self.request(&what, RouteNetlinkMessage::NewLink(message), 0).await
+    }
+
+    /// Sets whether a vxlan device learns; everything else of it stays.
+    pub async fn set_vxlan_learning(&self, ifindex: u32, vxlan: VxlanLink) -> Result<(), Error> {
+        let settings = InfoData::Vxlan(vec![InfoVxlan::Learning(vxlan.learning)]);
+        let mut message = LinkUnspec::new_with_index(ifindex).build();
+        message
+            .attributes
+            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(settings)]));
+        let what = format!("set learning of interface {ifindex} to {}", vxlan.learning);
+        self.request(&what, RouteNetlinkMessage::NewLink(message), 0).await
+    }
+
+    /// Keeps a device of ours from taking IPv6 routes and addresses from whatever it hears. Without IPv6 there is
+    /// nothing to keep it from.
+    pub fn refuse_router_advertisements(&self, name: &str) {
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+        if let Err(error) = std::fs::write(&path, "0") {
+            tracing::debug!(path, %error, "not written");
+        }
     }
 
     /// Brings an interface up.
@@ -192,6 +213,7 @@ fn parse(message: &LinkMessage) -> Link {
         peer: None,
         peer_elsewhere: false,
         vxlan: None,
+        tunnel_local: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -213,6 +235,12 @@ fn parse_info(parts: &[LinkInfo], link: &mut Link) {
         match part {
             LinkInfo::Kind(kind) => link.kind = kind.to_string(),
             LinkInfo::Data(InfoData::Vxlan(settings)) => link.vxlan = Some(parse_vxlan(settings)),
+            LinkInfo::Data(InfoData::IpTunnel(settings)) => {
+                link.tunnel_local = settings.iter().find_map(|setting| match setting {
+                    InfoIpTunnel::Local(IpAddr::V4(local)) => Some(*local),
+                    _ => None,
+                });
+            }
             _ => {}
         }
     }

@@ -2,10 +2,13 @@
 //!
 //! Specifications are tried in order, names and addresses first, then patterns, then the address to reach; the first
 //! that fits wins. Only without any of them is the default route's interface taken. The choice itself is a pure
-//! function of what the kernel lists.
+//! function of what the kernel lists (`pick`).
+
+mod pick;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use self::pick::{Facts, pick};
 use super::netlink::{self, Netlink};
 
 /// What was asked for: the flags that choose an interface.
@@ -59,18 +62,8 @@ pub enum IfaceError {
     /// The kernel's lists could not be read.
     #[error("cannot choose an interface: {0}")]
     Kernel(#[from] netlink::Error),
-    /// A flag does not fit the host.
-    #[error("{flag}: {value:?} is no {family} address")]
-    NoAddress {
-        /// Which flag.
-        flag: &'static str,
-        /// What it says.
-        value: String,
-        /// What was expected.
-        family: &'static str,
-    },
     /// Nothing that was asked for fits.
-    #[error("no interface fits: {}", tried.join("; "))]
+    #[error("no interface towards other nodes: {}", tried.join("; "))]
     NothingFits {
         /// Each specification and why it does not.
         tried: Vec<String>,
@@ -79,7 +72,17 @@ pub enum IfaceError {
 
 /// Chooses the interface.
 pub async fn choose(spec: &IfaceSpec, stack: Stack, netlink: &Netlink) -> Result<Uplink, IfaceError> {
-    let _: (IpAddr, _, _) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), spec, stack);
-    let _ = netlink.links().await?;
-    Err(IfaceError::NothingFits { tried: Vec::new() })
+    let reach = match spec.iface_can_reach {
+        // No route is an answer: it is said together with why the other specifications did not fit.
+        Some(ip) => Some(netlink.route_to(ip).await.map_err(|error| error.to_string())),
+        None => None,
+    };
+    let facts = Facts {
+        links: netlink.links().await?,
+        addresses: netlink.addresses().await?,
+        default_v4: netlink.default_routes(true).await?,
+        default_v6: netlink.default_routes(false).await?,
+        reach,
+    };
+    pick(spec, stack, &facts).map_err(|tried| IfaceError::NothingFits { tried })
 }
