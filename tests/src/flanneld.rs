@@ -5,9 +5,15 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use flannel_agent::{admin::client::Client, state::NodeState};
 use ipnet::Ipv4Net;
 
-use crate::{netns::Netns, process::Process, scratch::Scratch, wait::wait_until};
+use crate::{
+    netns::Netns,
+    process::{Process, output},
+    scratch::Scratch,
+    wait::wait_until,
+};
 
 /// The etcd prefix of all clusters that the harness makes.
 pub const PREFIX: &str = "/flannel/network";
@@ -34,6 +40,7 @@ impl Flanneld {
             format!("-etcd-prefix={PREFIX}"),
             "-iface=eth0".to_owned(),
             format!("-subnet-file={}", dir.join("subnet.env").display()),
+            format!("-admin-socket={}", dir.join("sock").display()),
         ];
         Ok(Self { ns: ns.clone(), dir, args, env: BTreeMap::new(), wrapper: Vec::new(), process: None })
     }
@@ -45,10 +52,10 @@ impl Flanneld {
         self
     }
 
-    /// Replaces all flags but the subnet file's.
+    /// Replaces all flags but the subnet file's and the admin socket's.
     #[must_use]
     pub fn only_args(mut self, args: &[&str]) -> Self {
-        self.args.retain(|arg| arg.starts_with("-subnet-file="));
+        self.args.retain(|arg| arg.starts_with("-subnet-file=") || arg.starts_with("-admin-socket="));
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
         self
     }
@@ -101,6 +108,29 @@ impl Flanneld {
     /// Where its subnet.env is.
     pub fn subnet_file(&self) -> PathBuf {
         self.dir.join("subnet.env")
+    }
+
+    /// Where `flannelctl` and [`Flanneld::state`] ask it.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.dir.join("sock")
+    }
+
+    /// What it says of itself (`flannelctl status`).
+    pub fn state(&self) -> Result<NodeState> {
+        let client = Client::new(self.admin_socket());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(client.get("/v1/status"))?)
+    }
+
+    /// The options that Docker would get of it: what `flanneld mk-docker-opts` makes of subnet.env.
+    pub fn docker_opts(&self) -> Result<BTreeMap<String, String>> {
+        let file = self.dir.join("docker.env");
+        let mut command = self.ns.command(binary("flanneld")?);
+        command.args(["mk-docker-opts", "-i", "-f"]).arg(self.subnet_file()).arg("-d").arg(&file);
+        output(command)?;
+        let text = fs::read_to_string(&file)?;
+        let value = |word: &str| word.trim_matches('"').split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
+        Ok(text.lines().filter_map(|line| value(line.split_once('=')?.1)).collect())
     }
 
     /// The variables of subnet.env.

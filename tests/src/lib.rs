@@ -16,6 +16,10 @@ pub mod etcd;
 pub mod flanneld;
 pub mod packets;
 
+pub mod cluster;
+pub mod demo;
+pub mod traffic;
+
 pub mod skip;
 
 pub mod bench;

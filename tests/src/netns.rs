@@ -22,6 +22,9 @@ use crate::{
 /// Where `ip netns` keeps its handles.
 pub const DIR: &str = "/run/netns";
 
+/// Where flanneld pins what outlives it, by the inode number of the network namespace.
+const PIN_ROOT: &str = "/sys/fs/bpf/flannel";
+
 /// A network namespace. Clones are handles of the same one; the last to go kills what runs inside and removes it.
 #[derive(Clone, Debug)]
 pub struct Netns {
@@ -129,8 +132,12 @@ pub fn processes_in(name: &str) -> Vec<u32> {
     all_pids().filter(lives_there).collect()
 }
 
-/// Removes the namespace `name`, if it is there.
+/// Removes the namespace `name`, if it is there, and what a flanneld inside it pinned: the kernel gives its inode number,
+/// by which pins are found, to a later namespace.
 pub fn delete(name: &str) {
+    if let Ok(meta) = fs::metadata(Path::new(DIR).join(name)) {
+        fs::remove_dir_all(Path::new(PIN_ROOT).join(meta.ino().to_string())).ok();
+    }
     ip(&["netns", "del", name]).ok();
 }
 

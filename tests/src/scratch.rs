@@ -6,8 +6,10 @@ use std::{
     process::{self, Command},
     sync::{
         Once,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -19,10 +21,14 @@ pub const PREFIX: &str = "fl-";
 
 static NEXT: AtomicU32 = AtomicU32::new(1);
 static SWEEP: Once = Once::new();
+static ENDING: AtomicBool = AtomicBool::new(false);
 
 /// A name that no other live process or test uses; the first call sweeps what dead processes left behind.
 pub fn unique_name(label: &str) -> String {
     SWEEP.call_once(sweep);
+    while ENDING.load(Ordering::Relaxed) {
+        thread::park();
+    }
     format!("{PREFIX}{}-{}-{label}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
@@ -86,6 +92,21 @@ pub fn remove_leftovers_of(pid: u32) {
         remove_folder(&std::env::temp_dir().join(name));
     }
     fs::remove_file(keep_marker(pid)).ok();
+}
+
+/// Removes everything that this process made, from a thread that then ends the process: the others make nothing new.
+pub fn remove_everything() {
+    ENDING.store(true, Ordering::Relaxed);
+    remove_leftovers_of(process::id());
+    // What another thread was just making while the flag went up.
+    thread::sleep(Duration::from_millis(100));
+    remove_leftovers_of(process::id());
+}
+
+/// Removes what every process with a keep marker made.
+pub fn remove_kept() {
+    let pids = names_in(Path::new(KEEP_DIR)).filter_map(|name| name.strip_suffix(".keep")?.parse().ok());
+    pids.for_each(remove_leftovers_of);
 }
 
 fn sweep() {

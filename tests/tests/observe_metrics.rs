@@ -30,7 +30,10 @@ fn names_are_those_of_the_golden_list() {
         fs::write(listed, &found).unwrap();
     }
     let golden = fs::read_to_string(listed).unwrap();
-    assert_eq!(found, golden, "metrics changed: dashboards break; if that is meant, run this test with FLANNEL_BLESS=1");
+    assert_eq!(
+        found, golden,
+        "metrics changed: dashboards break; if that is meant, run this test with FLANNEL_BLESS=1"
+    );
 }
 
 #[test]
@@ -72,10 +75,7 @@ fn a_map_that_cannot_be_read_is_said_and_hides_nothing_else() {
         fn peers(&self, _: &[u32]) -> Result<Vec<flannel_common::abi::PeerTally>, String> {
             Err("no rights".into())
         }
-        fn flows(
-            &self,
-            _: flannel_agent::traffic::FlowFilter,
-        ) -> Result<Vec<flannel_agent::traffic::FlowRow>, String> {
+        fn flows(&self, _: flannel_agent::traffic::FlowFilter) -> Result<Vec<flannel_agent::traffic::FlowRow>, String> {
             Err("no rights".into())
         }
         fn flow_count(&self) -> Result<u64, String> {
@@ -118,7 +118,9 @@ fn series_are_bounded_in_a_cluster_of_any_size() {
     // The busiest of this cluster are those with the highest slots.
     assert!(text.contains("flannel_peer_packets_total{peer=\"10.78.32.0/24\",direction=\"to\",path=\"fast\"} 80000\n"));
     let rest: u64 = (1..=20_000 - 8192).map(|n| 4 * n).sum();
-    assert!(text.contains(&format!("flannel_peer_packets_total{{peer=\"other\",direction=\"to\",path=\"fast\"}} {rest}\n")));
+    assert!(
+        text.contains(&format!("flannel_peer_packets_total{{peer=\"other\",direction=\"to\",path=\"fast\"}} {rest}\n"))
+    );
 }
 
 #[test]
@@ -126,8 +128,12 @@ fn promtool_finds_no_fault() {
     require!(Feature::Tool("promtool"));
     let (_agent, context) = context(node(3));
     context.traffic.set(Arc::new(memory()));
-    let mut promtool =
-        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     // promtool reads the older text form, which knows no end mark.
     let text = metrics::render(&context).replace("# EOF\n", "");
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();

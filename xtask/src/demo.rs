@@ -23,11 +23,14 @@ pub(crate) struct Args {
     /// Leave the cluster up and say how to enter it.
     #[arg(long)]
     keep: bool,
+    /// Remove the clusters that --keep has left, and do nothing else.
+    #[arg(long)]
+    remove: bool,
 }
 
 impl Args {
     /// What the continuous integration runs.
-    pub(crate) const CI: Self = Self { nodes: 3, check: true, json: false, keep: false };
+    pub(crate) const CI: Self = Self { nodes: 3, check: true, json: false, keep: false, remove: false };
 }
 
 /// Runs the verb.
@@ -37,7 +40,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     mount_bpffs()?;
     let mut demo = as_root(folder.join("demo"));
     demo.env("FLANNEL_BIN_DIR", &folder).args(["--nodes", &args.nodes.to_string()]);
-    for (flag, is_set) in [("--check", args.check), ("--json", args.json), ("--keep", args.keep)] {
+    for (flag, is_set) in
+        [("--check", args.check), ("--json", args.json), ("--keep", args.keep), ("--remove", args.remove)]
+    {
         if is_set {
             demo.arg(flag);
         }

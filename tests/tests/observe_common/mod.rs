@@ -10,9 +10,7 @@ use std::{
 use flannel_agent::{
     admin::{Context, LeaseRow, OpsError, StoreOps},
     events::{EventLog, now},
-    state::{
-        FastPath, HookState, NodeState, OwnLease, PeerState, PeerWay, Reconcile, StoreState, Uplink, Warning,
-    },
+    state::{FastPath, HookState, NodeState, OwnLease, PeerState, PeerWay, Reconcile, StoreState, Uplink, Warning},
     traffic::{Count, FlowFilter, FlowRow, Traffic},
 };
 use flannel_common::abi::{PeerTally, Tally};
@@ -124,7 +122,12 @@ impl Traffic for Memory {
         let tally = |packets: u32| Tally { packets: packets.into(), bytes: u64::from(packets) * 100 };
         Ok(slots
             .iter()
-            .map(|n| PeerTally { fast_to: tally(4 * n), fast_from: tally(3 * n), slow_to: tally(2 * n), slow_from: tally(*n) })
+            .map(|n| PeerTally {
+                fast_to: tally(4 * n),
+                fast_from: tally(3 * n),
+                slow_to: tally(2 * n),
+                slow_from: tally(*n),
+            })
             .collect())
     }
 
@@ -139,7 +142,12 @@ impl Traffic for Memory {
 
 /// A few counts and flows.
 pub fn memory() -> Memory {
-    let count = |hook: &str, reason: &str, packets| Count { hook: hook.into(), reason: reason.into(), packets, bytes: packets * 1000 };
+    let count = |hook: &str, reason: &str, packets| Count {
+        hook: hook.into(),
+        reason: reason.into(),
+        packets,
+        bytes: packets * 1000,
+    };
     let flow = |n: u8, path: &str, packets: u64| FlowRow {
         src: Ipv4Addr::new(10, 0, 0, n),
         sport: 40_000 + u16::from(n),
@@ -156,7 +164,11 @@ pub fn memory() -> Memory {
         out_ifindex: 2,
     };
     Memory {
-        counts: vec![count("from_port", "fast_out", 9000), count("from_port", "flow_new", 12), count("from_uplink", "fast_in", 8000)],
+        counts: vec![
+            count("from_port", "fast_out", 9000),
+            count("from_port", "flow_new", 12),
+            count("from_uplink", "fast_in", 8000),
+        ],
         flows: vec![flow(2, "out", 9000), flow(3, "in", 50), flow(4, "transit", 0)],
     }
 }
