@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How long dockerd may take to answer: it starts containerd first.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// Name of the image that every [`Docker`] has: a busybox whose `sh`, `ping`, `nc`, `wget`, `httpd` … are links.
 pub const IMAGE: &str = "busybox";
 

@@ -9,6 +9,7 @@ use crate::{
 };
 
 /// Options of the verb.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Number of hosts.

@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 const INTERRUPTED: i32 = 130;
 
 /// A flannel cluster in network namespaces, at work.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Debug, Parser)]
 struct Args {
     /// Number of hosts.
@@ -66,26 +67,21 @@ fn show(args: &Args, progress: &mut Progress) -> Result<Report> {
     }
     if args.keep {
         scratch::keep_everything()?;
-        eprint!("{}", how_to_enter(&cluster));
+        print_how_to_enter(&cluster);
     }
     Ok(report)
 }
 
-fn how_to_enter(cluster: &Cluster) -> String {
-    let mut text = "\nthe cluster stays up; enter it by\n".to_owned();
+fn print_how_to_enter(cluster: &Cluster) {
+    eprintln!("\nthe cluster stays up; enter it by");
     for (host, node) in cluster.topology.hosts.iter().zip(&cluster.nodes) {
-        text += &format!("  {}:    nsenter --net={} bash\n", host.name, host.ns.path().display());
-        text += &format!("            flannelctl --socket {} status\n", node.admin_socket().display());
-        for (number, container) in host.containers.iter().enumerate() {
-            text += &format!(
-                "    container{} ({}):  nsenter --net={} bash\n",
-                number + 1,
-                container.address,
-                container.ns.path().display()
-            );
+        eprintln!("  {}: nsenter --net={} bash", host.name, host.ns.path().display());
+        eprintln!("    flannelctl --socket {} status", node.admin_socket().display());
+        for container in &host.containers {
+            eprintln!("    container {}: nsenter --net={} bash", container.address, container.ns.path().display());
         }
     }
-    text + "remove it by\n  cargo xtask demo --remove\n"
+    eprintln!("remove it by\n  cargo xtask demo --remove");
 }
 
 /// On SIGINT, SIGTERM and SIGHUP, takes everything down and ends.
