@@ -224,7 +224,7 @@ pub struct Flow {
     pub in_mac: [u8; 6],
     /// Ethernet header with which the kernel sends it out.
     pub l2: [u8; 14],
-    /// TOS of the last packet that verified it; the DSCP part must stay the same.
+    /// DSCP part of its TOS, which must stay the same.
     pub tos: u8,
     /// Zero.
     pub reserved: [u8; 3],

@@ -4,7 +4,14 @@
 
 #![cfg_attr(not(test), no_std)]
 #![deny(unsafe_code)]
+#![allow(
+    clippy::inline_always,
+    reason = "BPF programs are one function each: a call costs, and hides bounds from the verifier"
+)]
 
 pub mod abi;
 pub mod bench;
+pub mod checksum;
+pub mod flow;
+pub mod header;
 pub mod reason;

@@ -1,0 +1,78 @@
+//! Packets that come in and go out by the uplink, at XDP.
+
+use flannel_common::abi::path;
+use flannel_common::flow::{self, Arrival, Entry};
+use flannel_common::header::{ETH_LEN, L2, is_local};
+use flannel_common::{checksum, reason::Reason};
+
+use crate::candidate::{self, Candidate};
+use crate::count::{Out, Outcome};
+use crate::maps;
+use crate::packet::{Head, Xdp};
+
+/// What the uplink receives, verified mode. Notes nothing: what it passes meets `from_uplink` next.
+#[inline(always)]
+pub fn transit(xdp: &Xdp) -> Outcome {
+    let Some(settings) = maps::settings() else {
+        return Outcome::slow(Reason::Disabled, xdp.len());
+    };
+    let candidate = match candidate::at_xdp(xdp, settings) {
+        Ok(candidate) => candidate,
+        Err(reason) => return Outcome::slow(reason, xdp.len()),
+    };
+    let bytes = u32::from(candidate.ip.len);
+    // What is for our own containers goes in by TC.
+    if is_local(candidate.ip.dst, settings) {
+        return Outcome::slow(Reason::NotOurs, bytes);
+    }
+    let ifindex = xdp.ifindex();
+    let arrival = Arrival { ifindex, mac: candidate.frame.mac, mark: 0, now: maps::coarse_now() };
+    match attempt(xdp, &candidate, &arrival, settings) {
+        Ok(reason) => Outcome { reason, bytes, out: Out::Link(ifindex) },
+        Err(reason) => Outcome::slow(reason, bytes),
+    }
+}
+
+#[inline(always)]
+fn attempt(
+    xdp: &Xdp,
+    candidate: &Candidate,
+    arrival: &Arrival,
+    settings: &flannel_common::abi::Settings,
+) -> Result<Reason, Reason> {
+    let packet = candidate.packet?;
+    let key = candidate.ip.key(packet.ports);
+    if packet.control {
+        // from_uplink ends the flow.
+        return Err(Reason::TcpControl);
+    }
+    let verified = maps::flow(&key).ok_or(Reason::FlowNew)?;
+    let stamp = verified.verified_at();
+    let known = verified.flow();
+    let reason = flow::decide(known, &candidate.ip, &packet, arrival, Entry::Uplink, settings);
+    if !reason.is_fast() {
+        return Err(reason);
+    }
+    if known.path != path::TRANSIT || known.out_ifindex != arrival.ifindex {
+        return Err(Reason::NoRoute);
+    }
+    let l2 = L2::from_bytes(&known.l2);
+    let (peer, from_peer) = (known.peer, known.from_peer != 0);
+    if verified.verified_at() != stamp {
+        return Err(Reason::FlowStale);
+    }
+    unpadded(xdp, candidate)?.rewrite(&l2, checksum::decrement_ttl(candidate.frame.ip[2]));
+    let bytes = u64::from(candidate.ip.len);
+    verified.add(1, bytes);
+    maps::count_peer(peer, from_peer, true, 1, bytes);
+    Ok(reason)
+}
+
+/// The packet without the padding of its frame, which the kernel does not forward either.
+#[inline(always)]
+pub fn unpadded(xdp: &Xdp, candidate: &Candidate) -> Result<Head, Reason> {
+    if !candidate.padded {
+        return Ok(candidate.head);
+    }
+    xdp.trim(ETH_LEN + u32::from(candidate.ip.len)).ok_or(Reason::Malformed)
+}
