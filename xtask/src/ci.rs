@@ -3,15 +3,17 @@
 
 use anyhow::{Result, bail};
 
-use crate::{demo, lint, test};
+use crate::{bench, demo, lint, test};
 
 /// Runs the verb.
 pub(crate) fn run() -> Result<()> {
     let lint = ("lint", lint::run());
     let demo = ("demo", demo::run(&demo::Args::CI));
+    // That it works and every arm is counted; times are not judged.
+    let bench = ("bench", bench::run(&bench::Args::smoke()));
     let test = ("test", test::run(&test::Args::default()));
     let mut failed = Vec::new();
-    for (name, result) in [lint, demo, test] {
+    for (name, result) in [lint, demo, bench, test] {
         if let Err(error) = result {
             eprintln!("{name}: {error:#}");
             failed.push(name);

@@ -1,6 +1,7 @@
 //! `cargo xtask VERB`: everything that one does with this repository. One file per verb.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod ci;
 mod demo;
@@ -35,11 +36,13 @@ enum Verb {
     Run(run::Args),
     /// Show a whole cluster in network namespaces at work.
     Demo(demo::Args),
+    /// Measure what the fast path gains over the kernel.
+    Bench(bench::Args),
     /// Run the tests and count them.
     Test(test::Args),
     /// Check formatting, lints and the rules of the architecture.
     Lint,
-    /// Do what the continuous integration does: lint, demo, test.
+    /// Do what the continuous integration does: lint, demo, quick benchmark, test.
     Ci,
 }
 
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Demo(args) => demo::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Lint => lint::run(),
         Verb::Ci => ci::run(),

@@ -32,19 +32,20 @@ pub enum Shape {
     Single,
     /// [`Self::Single`], and the agent may use XDP on the uplink.
     Transit,
-    /// Two hosts under test, each with a container; interfaces take frames that are made in the kernel.
-    PairFrames,
-    /// Two hosts under test, each with a container; veth as Docker sets it up.
+    /// Two hosts under test, each with a container.
     Pair,
-    /// [`Self::Pair`], but frames on the wire are no larger than its MTU, as with a NIC that does not segment.
-    PairMtu,
 }
 
-impl Shape {
-    /// Whether both hosts are under test.
-    pub const fn is_pair(self) -> bool {
-        matches!(self, Self::Pair | Self::PairMtu | Self::PairFrames)
-    }
+/// How the interfaces are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tuning {
+    /// They take frames that are made in the kernel: frames that are redirected into a veth vanish unless both of its ends
+    /// have GRO.
+    Frames,
+    /// Containers' interfaces as Docker leaves them; the uplink has GRO and segmentation offload, as a NIC.
+    Docker,
+    /// [`Self::Docker`], but frames on the wire are no larger than its MTU, as with a NIC that does not segment.
+    SmallFrames,
 }
 
 /// The hosts of one arm.
@@ -62,6 +63,7 @@ pub struct Lab {
     pub hosts: Vec<Netns>,
     /// The other end of host 1's wire: host 2, or what stands for it.
     pub far: Netns,
+    tuning: Option<Tuning>,
 }
 
 impl Lab {
@@ -73,18 +75,17 @@ impl Lab {
     fn try_build(arm: Arm, shape: Shape, store: &mut Store) -> Result<Self> {
         let (first, far) = (Netns::new("h1")?, Netns::new("h2")?);
         first.sh(&format!("ip link add eth0 type veth peer name eth0 netns {}", far.name()))?;
-        let mut lab = Self { arm, shape, agents: None, containers: Vec::new(), hosts: vec![first], far };
-        if shape.is_pair() {
+        let mut lab = Self { arm, shape, agents: None, containers: Vec::new(), hosts: vec![first], far, tuning: None };
+        if shape == Shape::Pair {
             lab.hosts.push(lab.far.clone());
         }
         for n in 1..=lab.hosts.len() as u8 {
             lab.add_host(n)?;
         }
-        if !shape.is_pair() {
+        if shape != Shape::Pair {
             lab.far.sh(&uplink_script(2))?;
             lab.far.sh(&format!("ip addr add {}/15 dev lo", net::OUTSIDER))?;
         }
-        lab.prepare_interfaces()?;
         if arm.has_agent() {
             lab.agents = Some(Agents::start(arm, shape, &lab.hosts, store)?);
         }
@@ -150,24 +151,23 @@ impl Lab {
         }
     }
 
-    /// Frames that are redirected into a veth vanish unless both of its ends have GRO; otherwise Docker leaves GRO off.
-    fn prepare_interfaces(&self) -> Result<()> {
-        let frames = matches!(self.shape, Shape::Single | Shape::Transit | Shape::PairFrames);
+    /// Sets the interfaces for a workload.
+    pub fn tune(&mut self, tuning: Tuning) -> Result<()> {
+        if self.tuning == Some(tuning) {
+            return Ok(());
+        }
+        let segmentation = if tuning == Tuning::SmallFrames { "off" } else { "on" };
+        let gro = if tuning == Tuning::Frames { "on" } else { "off" };
         for host in [self.first(), &self.far] {
-            // A NIC has GRO; a veth gets it by hand.
-            host.run("ethtool -K eth0 gro on")?;
-            if self.shape == Shape::PairMtu {
-                host.run("ethtool -K eth0 tso off gso off")?;
-            }
+            host.run(&format!("ethtool -K eth0 gro on tso {segmentation} gso {segmentation}"))?;
         }
-        if frames {
-            for host in &self.hosts {
-                host.run("ethtool -K veth1 gro on")?;
-            }
-            for container in &self.containers {
-                container.run("ethtool -K eth0 gro on")?;
-            }
+        for host in &self.hosts {
+            host.run(&format!("ethtool -K veth1 gro {gro}"))?;
         }
+        for container in &self.containers {
+            container.run(&format!("ethtool -K eth0 gro {gro}"))?;
+        }
+        self.tuning = Some(tuning);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod arm;
+pub mod counters;
 pub mod generator;
 pub mod lab;
 pub mod machine;

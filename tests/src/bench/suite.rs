@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::workload::{
     Case,
     pps::{Direction, Spec},
+    roundtrip::{self, Exchange},
+    stream,
 };
 
 /// How much to measure.
@@ -27,7 +29,25 @@ impl Size {
 
     /// All cases, in the order of the tables.
     pub fn cases(self) -> Vec<Case> {
-        self.pps_specs().into_iter().map(Spec::case).collect()
+        let mut cases: Vec<Case> = self.pps_specs().into_iter().map(Spec::case).collect();
+        cases.extend(self.stream_specs().into_iter().map(stream::Spec::case));
+        cases.extend(self.roundtrip_specs().into_iter().map(roundtrip::Spec::case));
+        cases
+    }
+
+    fn stream_specs(self) -> Vec<stream::Spec> {
+        let spec = |streams, small_frames, seconds| stream::Spec { streams, small_frames, seconds };
+        match self {
+            Self::Quick => vec![spec(1, false, 1)],
+            Self::Full => vec![spec(1, false, 3), spec(8, false, 3), spec(1, true, 3), spec(8, true, 3)],
+        }
+    }
+
+    fn roundtrip_specs(self) -> Vec<roundtrip::Spec> {
+        let exchanges = [Exchange::Tcp, Exchange::Udp, Exchange::Connection];
+        let cores: &[bool] = if self == Self::Quick { &[false] } else { &[false, true] };
+        let specs = exchanges.iter().flat_map(|exchange| cores.iter().map(|one_core| (*exchange, *one_core)));
+        specs.map(|(exchange, one_core)| roundtrip::Spec { exchange, one_core }).collect()
     }
 
     fn pps_specs(self) -> Vec<Spec> {

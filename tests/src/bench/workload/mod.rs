@@ -1,6 +1,8 @@
 //! What is measured: each file measures one kind of thing.
 
 pub mod pps;
+pub mod roundtrip;
+pub mod stream;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,7 +11,7 @@ use anyhow::Result;
 use super::{
     arm::Arm,
     generator::Generator,
-    lab::{Lab, Shape},
+    lab::{Lab, Shape, Tuning},
     sample::{Better, Sample},
 };
 
@@ -26,6 +28,8 @@ pub struct Case {
     pub better: Better,
     /// The hosts it needs.
     pub shape: Shape,
+    /// How the interfaces are set for it.
+    pub tuning: Tuning,
     /// How to measure it.
     pub kind: Kind,
 }
@@ -35,6 +39,10 @@ pub struct Case {
 pub enum Kind {
     /// Packets per second of one core.
     Pps(pps::Spec),
+    /// Bulk TCP.
+    Stream(stream::Spec),
+    /// Round trips and connections.
+    RoundTrip(roundtrip::Spec),
 }
 
 /// What all measurements share.
@@ -52,13 +60,18 @@ impl Case {
     pub fn unfit(&self, arm: Arm) -> Option<&'static str> {
         match self.kind {
             Kind::Pps(spec) => spec.unfit(arm),
+            Kind::Stream(_) => stream::Spec::unfit(arm),
+            Kind::RoundTrip(_) => roundtrip::Spec::unfit(arm),
         }
     }
 
     /// Takes one sample.
     pub fn measure(&self, lab: &mut Lab, bench: &mut Bench) -> Result<Sample> {
+        lab.tune(self.tuning)?;
         match self.kind {
             Kind::Pps(spec) => pps::measure(spec, lab, bench),
+            Kind::Stream(spec) => stream::measure(spec, lab, bench),
+            Kind::RoundTrip(spec) => roundtrip::measure(spec, lab, bench),
         }
     }
 
@@ -67,4 +80,14 @@ impl Case {
         let params = self.params.iter().map(|(name, value)| format!(" {name}={value}"));
         std::iter::once(self.workload.to_owned()).chain(params).collect()
     }
+}
+
+/// Share of packets that may have gone another way than the arm's name says.
+pub const STRAY_LIMIT: f64 = 0.1;
+
+/// Marks a sample whose packets did not go the way that the arm's name says.
+pub fn check_way(sample: Sample, arm: Arm, kernel_share: f64) -> Sample {
+    let strayed = if arm.bypasses_kernel() { kernel_share } else { 1.0 - kernel_share };
+    let why = || format!("the kernel forwarded {:.0} % of the packets", kernel_share * 100.0);
+    sample.with("kernel_share", kernel_share).invalid_if(strayed > STRAY_LIMIT, why)
 }

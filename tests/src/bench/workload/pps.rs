@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, time::Duration};
 use anyhow::{Context as _, Result};
 use nix::net::if_::if_nametoindex;
 
-use super::{Bench, Case, Kind};
+use super::{Bench, Case, Kind, check_way};
 use crate::{
     bench::{
         arm::Arm,
+        counters::forwarded,
         generator::{Sent, Stream, Tunnel},
-        lab::{Lab, Shape, pinned},
+        lab::{Lab, Shape, Tuning, pinned},
         net::{self, Link, mac},
         probe::stolen_share,
         sample::{Better, Sample},
@@ -21,8 +22,6 @@ use crate::{
 
 /// Share of packets that may be missing at the sink.
 const LOSS_LIMIT: f64 = 0.005;
-/// Share of packets that the kernel may have forwarded in an arm that bypasses it, and the other way round.
-const STRAY_LIMIT: f64 = 0.1;
 /// How long packets may still be under way when the generator has stopped.
 const SETTLE: Duration = Duration::from_millis(2);
 /// Packets of each flow before a sample: enough for a flow to be verified.
@@ -77,13 +76,21 @@ impl Spec {
             Direction::Out => ("pps-out", Shape::Single),
             Direction::In => ("pps-in", Shape::Single),
             Direction::Transit => ("pps-transit", Shape::Transit),
-            Direction::EndToEnd => ("pps-e2e", Shape::PairFrames),
+            Direction::EndToEnd => ("pps-e2e", Shape::Pair),
         };
         let mut params = BTreeMap::from([("bytes", self.frame.to_string()), ("flows", self.flows.to_string())]);
         if self.direction != Direction::EndToEnd {
             params.insert("peers", self.dests.to_string());
         }
-        Case { workload, params, unit: "Mpps", better: Better::Higher, shape, kind: Kind::Pps(self) }
+        Case {
+            workload,
+            params,
+            unit: "Mpps",
+            better: Better::Higher,
+            shape,
+            tuning: Tuning::Frames,
+            kind: Kind::Pps(self),
+        }
     }
 
     /// Why `arm` cannot do it on any kernel.
@@ -197,42 +204,15 @@ fn run(
 /// Makes the sample, and checks that nothing was lost and that the packets went the way that the arm's name says.
 fn judge(arm: Arm, sent: Sent, received: u64, by_kernel: u64) -> Sample {
     let loss = 1.0 - received as f64 / sent.frames as f64;
-    let kernel_share = by_kernel as f64 / sent.frames as f64;
-    let strayed = if arm.bypasses_kernel() { kernel_share } else { 1.0 - kernel_share };
     let rate = received as f64 / sent.elapsed.as_secs_f64();
-    Sample::new(rate / 1e6)
-        .with("ns_per_packet", 1e9 / rate)
-        .with("loss", loss)
-        .with("kernel_share", kernel_share)
-        .invalid_if(strayed > STRAY_LIMIT, || {
-            format!("the kernel forwarded {:.0} % of the packets", kernel_share * 100.0)
-        })
+    let sample = Sample::new(rate / 1e6).with("ns_per_packet", 1e9 / rate).with("loss", loss);
+    check_way(sample, arm, by_kernel as f64 / sent.frames as f64)
         .invalid_if(loss > LOSS_LIMIT, || format!("{:.1} % of the packets did not arrive", loss * 100.0))
-}
-
-/// Packets that the kernel's IPv4 code has forwarded in a namespace.
-fn forwarded(ns: &Netns) -> Result<u64> {
-    let text = ns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))?.context("read /proc/net/snmp")?;
-    parse_forwarded(&text).context("no ForwDatagrams in /proc/net/snmp")
-}
-
-fn parse_forwarded(text: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
-    let (names, values) = (lines.next()?, lines.next()?);
-    let position = names.split_whitespace().position(|name| name == "ForwDatagrams")?;
-    values.split_whitespace().nth(position)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn forwarded_is_found_by_name() {
-        let text = "Ip: Forwarding DefaultTTL ForwDatagrams InX\nIp: 1 64 4711 9\nIcmp: A\nIcmp: 1\n";
-        assert_eq!(parse_forwarded(text), Some(4711));
-        assert_eq!(parse_forwarded("Ip: Forwarding\nIp: 1\n"), None);
-    }
 
     #[test]
     fn a_sample_that_went_another_way_does_not_count() {
