@@ -25,6 +25,7 @@ pub mod logging;
 pub mod traffic;
 
 pub mod admin;
+pub mod agent;
 pub mod http;
 pub mod metrics;
 

@@ -15,6 +15,11 @@ use std::{
 use ipnet::IpNet;
 
 pub use self::{parse::CliError, table::TABLE};
+use crate::{
+    fastpath::{Attach, HookKind, Mode, Xdp},
+    logging::Format,
+    plan::renew::Margin,
+};
 
 /// What the command line asks for.
 #[derive(Clone, Debug)]
@@ -139,13 +144,13 @@ pub struct FirewallFlags {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FastPathFlags {
     /// `-fastpath`.
-    pub mode: FastPathMode,
+    pub mode: Mode,
     /// `-attach`.
     pub attach: Attach,
     /// `-xdp`.
     pub xdp: Xdp,
     /// `-hook`.
-    pub hook: Hook,
+    pub hook: HookKind,
     /// `-bridge`: the bridges whose ports are containers; `docker0` unless given.
     pub bridges: Vec<String>,
     /// `-revalidate`: how long a flow may go without the kernel's word.
@@ -156,53 +161,11 @@ pub struct FastPathFlags {
     pub bpf_dir: PathBuf,
 }
 
-/// `-fastpath`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FastPathMode {
-    /// Only flows that the kernel itself carried unchanged take it.
-    Verified,
-    /// Everything between flannel subnets takes it.
-    Trusted,
-    /// The kernel carries everything.
-    Off,
-}
-
-/// `-attach`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Attach {
-    /// At each port of the bridges.
-    Ports,
-    /// At the bridges themselves.
-    Bridge,
-}
-
-/// `-xdp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Xdp {
-    /// Where the driver does it natively and proves it.
-    Auto,
-    /// Natively or not at all: a refusal is reported.
-    On,
-    /// Never.
-    Off,
-}
-
-/// `-hook`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Hook {
-    /// tcx where the kernel has it, clsact elsewhere.
-    Auto,
-    /// tcx only.
-    Tcx,
-    /// clsact only.
-    Clsact,
-}
-
 /// Life of our own lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseFlags {
     /// `-subnet-lease-renew-margin`: how long before its end a lease is renewed; 1 to 1439 minutes.
-    pub renew_margin: Duration,
+    pub renew_margin: Margin,
     /// `-exit-on-lease-loss`.
     pub exit_on_loss: bool,
     /// `-release-on-exit`.
@@ -215,18 +178,5 @@ pub struct LogFlags {
     /// `-v` and `-vmodule` as directives for `tracing_subscriber::EnvFilter`.
     pub filter: String,
     /// `-log-format`.
-    pub format: LogFormat,
-}
-
-/// `-log-format`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LogFormat {
-    /// For the journal if it reads our standard error, otherwise text.
-    Auto,
-    /// One line per event.
-    Text,
-    /// One JSON object per line.
-    Json,
-    /// Text without time, after the journal's level prefix.
-    Journald,
+    pub format: Format,
 }

@@ -92,6 +92,10 @@ pub(super) async fn flows(client: &Client, output: Output, which: &Flows) -> any
 
 /// Prints an answer as it is.
 pub(super) fn answer<T: Serialize>(output: Output, value: &T, text: &str) -> anyhow::Result<Outcome> {
-    if is_table(output) { print(text)? } else { print_json(value, false)? }
+    if is_table(output) {
+        print(text)?
+    } else {
+        print_json(value, false)?
+    }
     Ok(Outcome::Well)
 }

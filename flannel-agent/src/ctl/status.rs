@@ -33,7 +33,11 @@ fn write(out: &mut String, node: &NodeState, counts: &[Count], flows: Option<u64
     writeln!(out, "docker     MTU {} and subnet from {}", node.mtu, node.subnet_file)?;
     writeln!(out, "peers      {}", peers(node))?;
     let r = &node.reconcile;
-    writeln!(out, "kernel     {} changes made, {} refused, in {} passes; the last took {} µs", r.changes, r.failures, r.passes, r.last_us)?;
+    writeln!(
+        out,
+        "kernel     {} changes made, {} refused, in {} passes; the last took {} µs",
+        r.changes, r.failures, r.passes, r.last_us
+    )?;
     fastpath(out, node, flows)?;
     traffic(out, counts)?;
     problems(out, node, now)
@@ -52,7 +56,11 @@ fn lease(node: &NodeState, now: u64) -> String {
 
 fn store(node: &NodeState, now: u64) -> String {
     let store = &node.store;
-    let heard = if store.heard_at == 0 { "never heard".to_owned() } else { format!("heard {} ago", duration(now.saturating_sub(store.heard_at))) };
+    let heard = if store.heard_at == 0 {
+        "never heard".to_owned()
+    } else {
+        format!("heard {} ago", duration(now.saturating_sub(store.heard_at)))
+    };
     let state = if store.connected { "connected" } else { "NOT CONNECTED" };
     format!("{state}, {heard}, revision {}, {} {}", store.revision, store.endpoints.join(" "), store.prefix)
 }
@@ -72,15 +80,20 @@ fn peers(node: &NodeState) -> String {
         (PeerWay::Unreachable, "UNREACHABLE"),
         (PeerWay::Ignored, "of other backends"),
     ];
-    let parts: Vec<String> =
-        ways.iter().map(|(way, name)| (count(*way), name)).filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
+    let parts: Vec<String> = ways
+        .iter()
+        .map(|(way, name)| (count(*way), name))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, name)| format!("{count} {name}"))
+        .collect();
     if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
 }
 
 fn fastpath(out: &mut String, node: &NodeState, flows: Option<u64>) -> fmt::Result {
     let path = &node.fastpath;
     let why = path.reason.as_ref().map_or(String::new(), |reason| format!(" ({reason})"));
-    let flows = flows.map_or(String::new(), |flows| format!(", {flows} of {} flows, epoch {}", path.flows_capacity, path.epoch));
+    let flows = flows
+        .map_or(String::new(), |flows| format!(", {flows} of {} flows, epoch {}", path.flows_capacity, path.epoch));
     writeln!(out, "fast path  {}{why}{flows}", path.mode)?;
     // Ports are alike: one line for all of them that differ in nothing.
     let mut groups: BTreeMap<(&str, &str, &str), Vec<&str>> = BTreeMap::new();

@@ -113,7 +113,14 @@ mod tests {
 
     #[test]
     fn numbers_are_short_and_have_units() {
-        let cases = [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (1 << 40, "1.0 TiB"), (150 << 20, "150 MiB")];
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1536, "1.5 KiB"),
+            (1 << 40, "1.0 TiB"),
+            (150 << 20, "150 MiB"),
+        ];
         for (count, expected) in cases {
             assert_eq!(bytes(count), expected);
         }
@@ -125,7 +132,8 @@ mod tests {
 
     #[test]
     fn durations_have_two_units() {
-        let cases = [(0, "0 s"), (4, "4 s"), (60, "1 min"), (200, "3 min 20 s"), (86_280, "23 h 58 min"), (90_000, "1 d 1 h")];
+        let cases =
+            [(0, "0 s"), (4, "4 s"), (60, "1 min"), (200, "3 min 20 s"), (86_280, "23 h 58 min"), (90_000, "1 d 1 h")];
         for (seconds, expected) in cases {
             assert_eq!(duration(seconds), expected);
         }

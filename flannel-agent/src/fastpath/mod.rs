@@ -19,6 +19,7 @@ mod pins;
 mod probe;
 mod programs;
 mod reader;
+mod traffic;
 mod wanted;
 
 use std::{

@@ -162,7 +162,10 @@ pub async fn route_get(dst: Ipv4Addr, from: Option<(Ipv4Addr, &str)>) -> Result<
         args.extend(["from", src, "iif", iif]);
     }
     let found: Vec<Route> = ip(&args).await?;
-    found.into_iter().next().ok_or_else(|| Error::Failed { command: format!("ip {}", args.join(" ")), text: "no answer".into() })
+    found
+        .into_iter()
+        .next()
+        .ok_or_else(|| Error::Failed { command: format!("ip {}", args.join(" ")), text: "no answer".into() })
 }
 
 /// All interfaces.

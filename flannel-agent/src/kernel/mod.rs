@@ -4,5 +4,6 @@ pub mod iface;
 pub mod netlink;
 
 pub mod firewall;
+pub mod sysctl;
 
 pub mod inspect;

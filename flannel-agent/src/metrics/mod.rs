@@ -92,7 +92,9 @@ impl Page<'_, '_> {
 
     /// A counter without labels; its name gets `_total`.
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        self.0
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
     /// A gauge with a series for each label set.
@@ -124,6 +126,9 @@ impl Page<'_, '_> {
     }
 }
 
-fn family<'s, S: EncodeLabelSet>(metric: &'s mut MetricEncoder<'_>, labels: &'s S) -> Result<MetricEncoder<'s>, fmt::Error> {
+fn family<'s, S: EncodeLabelSet>(
+    metric: &'s mut MetricEncoder<'_>,
+    labels: &'s S,
+) -> Result<MetricEncoder<'s>, fmt::Error> {
     metric.encode_family(labels)
 }

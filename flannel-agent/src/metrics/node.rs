@@ -12,7 +12,11 @@ pub(super) fn write(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
         "Version of the agent and name of its backend; always 1",
         [([("version", node.agent.as_str()), ("backend", node.backend.as_str())], 1.0)],
     )?;
-    page.gauge("flannel_start_time_seconds", "When the agent started, in seconds since the Unix epoch", node.started_at as f64)?;
+    page.gauge(
+        "flannel_start_time_seconds",
+        "When the agent started, in seconds since the Unix epoch",
+        node.started_at as f64,
+    )?;
     page.gauge("flannel_ready", "Whether subnet.env is written and the node forwards", flag(node.ready))?;
     page.gauge("flannel_warnings", "Warnings that flannelctl status shows", node.warnings.len() as f64)?;
     page.counter("flannel_events", "Lines that flannelctl events has shown or would have", scrape.events)?;
@@ -31,7 +35,11 @@ fn lease(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
     page.gauge("flannel_lease_held", "Whether the node holds a lease", flag(node.lease.is_some()))?;
     // A reservation has no end, and so no series.
     let left = node.lease.as_ref().and_then(|lease| lease.expires_at).map(|at| at as f64 - scrape.now as f64);
-    page.gauges("flannel_lease_remaining_seconds", "Time until the lease ends unless it is renewed", left.map(|left| ([], left)))?;
+    page.gauges(
+        "flannel_lease_remaining_seconds",
+        "Time until the lease ends unless it is renewed",
+        left.map(|left| ([], left)),
+    )?;
     page.gauge("flannel_store_connected", "Whether the last exchange with etcd went well", flag(store.connected))?;
     let age = (store.heard_at > 0).then(|| scrape.now.saturating_sub(store.heard_at) as f64);
     page.gauges("flannel_store_age_seconds", "Time since the last word from etcd", age.map(|age| ([], age)))?;
@@ -40,7 +48,11 @@ fn lease(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
 
 fn reconcile(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
     let reconcile = &scrape.node.reconcile;
-    page.counter("flannel_reconcile_passes", "Comparisons of what should be in the kernel with what is there", reconcile.passes)?;
+    page.counter(
+        "flannel_reconcile_passes",
+        "Comparisons of what should be in the kernel with what is there",
+        reconcile.passes,
+    )?;
     page.counter("flannel_reconcile_changes", "Changes made to the kernel", reconcile.changes)?;
     page.counter("flannel_reconcile_failures", "Changes that the kernel refused", reconcile.failures)?;
     let seconds = reconcile.last_us as f64 / 1e6;
@@ -55,7 +67,11 @@ fn peers(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
         (PeerWay::Ignored, "ignored"),
     ];
     let count = |way| scrape.node.peers.iter().filter(|peer| peer.way == way).count() as f64;
-    page.gauges("flannel_peers", "Other nodes by how they are reached", ways.map(|(way, label)| ([("way", label)], count(way))))
+    page.gauges(
+        "flannel_peers",
+        "Other nodes by how they are reached",
+        ways.map(|(way, label)| ([("way", label)], count(way))),
+    )
 }
 
 fn hooks(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
@@ -74,5 +90,9 @@ fn hooks(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
         "Mode of the fast path; always 1",
         [([("mode", fastpath.mode.as_str())], 1.0)],
     )?;
-    page.counter("flannel_fastpath_epoch", "Changes of leases, links or settings after which every flow had to verify again", fastpath.epoch.into())
+    page.counter(
+        "flannel_fastpath_epoch",
+        "Changes of leases, links or settings after which every flow had to verify again",
+        fastpath.epoch.into(),
+    )
 }

@@ -11,7 +11,11 @@ use crate::admin::{Amount, PeerRow};
 const PEERS_SHOWN: usize = 8192;
 
 pub(super) fn write(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
-    page.gauge("flannel_counters_unreadable", "Whether the fast path's counters could not be read for this scrape", if scrape.blind { 1.0 } else { 0.0 })?;
+    page.gauge(
+        "flannel_counters_unreadable",
+        "Whether the fast path's counters could not be read for this scrape",
+        if scrape.blind { 1.0 } else { 0.0 },
+    )?;
     let counts = || scrape.counts.iter().filter(|count| count.packets > 0);
     page.counters(
         "flannel_packets",

@@ -71,6 +71,11 @@ impl Store {
         self.inner.members.urls()
     }
 
+    /// Key of the cluster's configuration.
+    pub fn config_key(&self) -> &str {
+        &self.inner.config_key
+    }
+
     /// The endpoint that answered last, or will be asked next.
     pub fn endpoint(&self) -> &str {
         self.inner.members.preferred_url()

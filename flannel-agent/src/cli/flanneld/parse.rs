@@ -3,10 +3,15 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use super::{
-    Attach, Credentials, FastPathFlags, FastPathMode, FirewallFlags, Flags, Hook, LeaseFlags, LogFlags, LogFormat,
-    Parsed, Secret, StoreFlags, UplinkFlags, Xdp, klog, table::TABLE, usage,
+    Credentials, FastPathFlags, FirewallFlags, Flags, LeaseFlags, LogFlags, Parsed, Secret, StoreFlags, UplinkFlags,
+    klog, table::TABLE, usage,
 };
-use crate::cli::goflag::{self, FlagError, Kind, Matches, Origin, Value};
+use crate::{
+    cli::goflag::{self, FlagError, Kind, Matches, Origin, Value},
+    fastpath::{Attach, HookKind, Mode, Xdp},
+    logging::Format,
+    plan::renew::Margin,
+};
 
 /// Prefix of the variables that stand for flags.
 const PREFIX: &str = "FLANNELD_";
@@ -156,13 +161,12 @@ impl Reader<'_> {
     fn fastpath(&self) -> Result<FastPathFlags, CliError> {
         let bridges = self.list("bridge");
         Ok(FastPathFlags {
-            mode: self.choice(
-                "fastpath",
-                &[("verified", FastPathMode::Verified), ("trusted", FastPathMode::Trusted), ("off", FastPathMode::Off)],
-            )?,
+            mode: self
+                .choice("fastpath", &[("verified", Mode::Verified), ("trusted", Mode::Trusted), ("off", Mode::Off)])?,
             attach: self.choice("attach", &[("ports", Attach::Ports), ("bridge", Attach::Bridge)])?,
             xdp: self.choice("xdp", &[("auto", Xdp::Auto), ("on", Xdp::On), ("off", Xdp::Off)])?,
-            hook: self.choice("hook", &[("auto", Hook::Auto), ("tcx", Hook::Tcx), ("clsact", Hook::Clsact)])?,
+            hook: self
+                .choice("hook", &[("auto", HookKind::Auto), ("tcx", HookKind::Tcx), ("clsact", HookKind::Clsact)])?,
             bridges: if bridges.is_empty() { vec!["docker0".to_owned()] } else { bridges },
             revalidate: duration(&self.text("revalidate")).filter(|d| !d.is_zero()).ok_or_else(|| {
                 self.invalid("revalidate", "write a time above zero, like 5s, 500ms, 1m30s, or a number of seconds")
@@ -173,9 +177,10 @@ impl Reader<'_> {
     }
 
     fn lease(&self) -> Result<LeaseFlags, CliError> {
-        let minutes = self.number("subnet-lease-renew-margin", 1, 24 * 60 - 1)?;
+        let margin = Margin::from_minutes(self.int("subnet-lease-renew-margin"))
+            .map_err(|_bad| self.invalid("subnet-lease-renew-margin", "write minutes, 1 to 1439"))?;
         Ok(LeaseFlags {
-            renew_margin: Duration::from_secs(minutes * 60),
+            renew_margin: margin,
             exit_on_loss: self.bool("exit-on-lease-loss"),
             release_on_exit: self.bool("release-on-exit"),
         })
@@ -189,12 +194,8 @@ impl Reader<'_> {
         if !matches!(backtrace.as_str(), "" | ":0") {
             warnings.push(format!("{} has no effect", self.0.origin("log_backtrace_at")));
         }
-        let formats = [
-            ("auto", LogFormat::Auto),
-            ("text", LogFormat::Text),
-            ("json", LogFormat::Json),
-            ("journald", LogFormat::Journald),
-        ];
+        let formats =
+            [("auto", Format::Auto), ("text", Format::Text), ("json", Format::Json), ("journald", Format::Journal)];
         Ok(LogFlags { filter, format: self.choice("log-format", &formats)? })
     }
 

@@ -1,0 +1,102 @@
+//! What `flannelctl` may ask of the store, answered for the admin socket.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, try_join_all};
+use ipnet::Ipv4Net;
+use tokio::sync::watch;
+
+use crate::{
+    admin::{LeaseRow, OpsError, StoreOps},
+    config::NetworkConfig,
+    lease::Lease,
+    state::NodeState,
+    store::{Create, Store},
+};
+
+/// Leases whose time left is asked for at once.
+const AT_ONCE: usize = 64;
+
+/// The store, and the state that tells which lease is ours.
+pub(super) struct StoreDesk {
+    store: Store,
+    state: watch::Receiver<Arc<NodeState>>,
+}
+
+impl StoreDesk {
+    pub(super) const fn new(store: Store, state: watch::Receiver<Arc<NodeState>>) -> Self {
+        Self { store, state }
+    }
+
+    async fn all(&self) -> Result<Vec<LeaseRow>, OpsError> {
+        let (leases, _) = self.store.leases().await.map_err(unavailable)?;
+        let mut rows = Vec::with_capacity(leases.len());
+        for chunk in leases.chunks(AT_ONCE) {
+            rows.extend(try_join_all(chunk.iter().map(|lease| self.row(lease))).await?);
+        }
+        Ok(rows)
+    }
+
+    async fn row(&self, lease: &Lease) -> Result<LeaseRow, OpsError> {
+        let left = self.store.time_left(lease).await.map_err(unavailable)?;
+        let own = self.state.borrow().lease.as_ref().is_some_and(|own| own.subnet == lease.subnet.v4);
+        Ok(LeaseRow {
+            subnet: lease.subnet.v4,
+            public_ip: lease.attrs.public_ip,
+            backend: lease.attrs.backend_type.clone(),
+            ttl: left.map(|left| left.as_secs()),
+            revision: lease.revision,
+            own,
+        })
+    }
+
+    async fn find(&self, subnet: Ipv4Net) -> Result<Lease, OpsError> {
+        let (leases, _) = self.store.leases().await.map_err(unavailable)?;
+        let found = leases.into_iter().find(|lease| lease.subnet.v4.trunc() == subnet.trunc());
+        found.ok_or_else(|| OpsError::NotFound(format!("there is no lease of {subnet}; see: flannelctl leases")))
+    }
+}
+
+impl StoreOps for StoreDesk {
+    fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseRow>, OpsError>> {
+        Box::pin(self.all())
+    }
+
+    fn config(&self) -> BoxFuture<'_, Result<Option<String>, OpsError>> {
+        Box::pin(async { Ok(self.store.config().await.map_err(unavailable)?.map(|(text, _)| text)) })
+    }
+
+    fn set_config(&self, text: String) -> BoxFuture<'_, Result<(), OpsError>> {
+        Box::pin(async move {
+            NetworkConfig::parse(&text).map_err(|error| OpsError::Refused(error.to_string()))?;
+            self.store.put_config(&text).await.map_err(unavailable)
+        })
+    }
+
+    fn reserve(&self, subnet: Ipv4Net) -> BoxFuture<'_, Result<(), OpsError>> {
+        Box::pin(async move {
+            let lease = self.find(subnet).await?;
+            match self.store.reserve(&lease.subnet, &lease.attrs).await.map_err(unavailable)? {
+                Create::Granted(_) => Ok(()),
+                Create::Taken => {
+                    Err(OpsError::Refused(format!("the lease of {subnet} changed hands just now; look again")))
+                }
+            }
+        })
+    }
+
+    fn release(&self, subnet: Ipv4Net) -> BoxFuture<'_, Result<(), OpsError>> {
+        Box::pin(async move {
+            let lease = self.find(subnet).await?;
+            if self.store.delete(&lease.subnet).await.map_err(unavailable)? {
+                Ok(())
+            } else {
+                Err(OpsError::NotFound(format!("the lease of {subnet} is gone already")))
+            }
+        })
+    }
+}
+
+fn unavailable(error: crate::store::Error) -> OpsError {
+    OpsError::Unavailable(error.to_string())
+}

@@ -1,0 +1,166 @@
+//! One turn of the loop after the other: take in what happened, and make another pass when it could matter.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until},
+};
+
+use super::{Error, node::Node, rules::RulesTask, start, systemd};
+use crate::{
+    admin::Context,
+    cli::flanneld::Flags,
+    events::EventLog,
+    keeper::{Keeper, KeeperEvent},
+    kernel::netlink::{KernelEvent, Kind, Netlink},
+    lease::{Lease, Update},
+    plan::table::Table,
+    state::{NodeState, Warning},
+    store::Store,
+};
+
+/// Events come in bursts (a link that goes takes its routes along): wait this long for the rest of one before a pass. Far
+/// below the 100 ms within which a deleted route must be back.
+const BURST: Duration = Duration::from_millis(5);
+/// A pass happens this often even if nothing asked for it: flannel's own repair interval, here only a safety net.
+pub(super) const AUDIT: Duration = Duration::from_secs(10);
+/// How long the first snapshot may take before systemd is told that we are ready without it: routes of an earlier run, if
+/// there are any, are in place anyway.
+const FIRST_SNAPSHOT: Duration = Duration::from_secs(5);
+
+/// Everything the loop owns.
+pub(super) struct Agent<'a> {
+    pub(super) flags: &'a Flags,
+    pub(super) store: Store,
+    pub(super) node: Node,
+    pub(super) table: Table,
+    pub(super) keeper: Keeper,
+    pub(super) rules: Option<RulesTask>,
+    pub(super) events: EventLog,
+    pub(super) publisher: watch::Sender<Arc<NodeState>>,
+    /// Warnings that do not come from a pass.
+    pub(super) standing: Vec<Warning>,
+    /// Whether the store last said that it cannot be reached.
+    pub(super) store_down: bool,
+    /// Whether a snapshot told us all leases: before that, nothing may be removed.
+    pub(super) complete: bool,
+    /// Whether interfaces or addresses changed since the uplink was last chosen.
+    pub(super) links_changed: bool,
+    /// Whether the subnet file says what it should.
+    pub(super) written: bool,
+    pub(super) ready: bool,
+    /// When the next pass is due.
+    pub(super) due: Instant,
+}
+
+/// Starts, then turns until something ends it.
+pub(super) async fn run(
+    flags: &Flags,
+    context: Context,
+    publisher: watch::Sender<Arc<NodeState>>,
+) -> Result<(), Error> {
+    let kernel = Netlink::events()?;
+    let (mut agent, updates, keeper_events) = super::begin::begin(flags, &context, publisher).await?;
+    agent.turn(updates, kernel, keeper_events).await
+}
+
+impl Agent<'_> {
+    async fn turn(
+        &mut self,
+        mut updates: mpsc::Receiver<Update>,
+        mut kernel: mpsc::Receiver<KernelEvent>,
+        mut keeper: mpsc::UnboundedReceiver<KeeperEvent>,
+    ) -> Result<(), Error> {
+        let beat = systemd::watchdog().unwrap_or(AUDIT);
+        let mut heart = tokio::time::interval(beat);
+        let patience = Instant::now() + FIRST_SNAPSHOT;
+        loop {
+            tokio::select! {
+                Some(update) = updates.recv() => self.store_says(update).await,
+                Some(event) = kernel.recv() => self.kernel_says(event),
+                Some(event) = keeper.recv() => self.keeper_says(event).await?,
+                () = sleep_until(self.due), if self.complete => self.pass().await,
+                () = sleep_until(patience), if !self.ready && !self.complete => self.say_ready(),
+                _ = heart.tick() => systemd::alive(),
+            }
+        }
+    }
+
+    async fn store_says(&mut self, update: Update) {
+        match &update {
+            Update::Connected { revision } => self.connected(*revision),
+            Update::Disconnected { error } => self.disconnected(error),
+            Update::Config(text) => self.config_says(text.as_deref()).await,
+            Update::Snapshot { revision, .. } => {
+                self.connected(*revision);
+                self.complete = true;
+            }
+            Update::Put(_) | Update::Delete(_) => {}
+        }
+        self.keeper.observe(&update);
+        if self.table.apply(update) || !self.ready {
+            self.hurry();
+        }
+    }
+
+    fn kernel_says(&mut self, event: KernelEvent) {
+        let ours = || self.node.backend.uplinks().iter().any(|(ifindex, _)| *ifindex == event.ifindex);
+        match event.kind {
+            Kind::Link | Kind::Address | Kind::LookAgain => self.links_changed = true,
+            Kind::Route => {}
+            // Neighbours of the uplink and of bridges change all the time and mean nothing to routes.
+            Kind::Neighbour | Kind::Fdb if self.node.trusted || ours() => {}
+            Kind::Neighbour | Kind::Fdb => return,
+        }
+        self.hurry();
+    }
+
+    /// Asks for a pass soon; on a host where passes take long, not more than a quarter of the time goes into them.
+    pub(super) fn hurry(&mut self) {
+        let last = Duration::from_micros(self.node.reconcile.last_us);
+        self.due = self.due.min(Instant::now() + BURST.max(3 * last));
+    }
+
+    /// The other nodes' leases.
+    pub(super) fn peers(&self) -> Vec<&Lease> {
+        self.table.peers(Some(&self.node.own)).collect()
+    }
+
+    async fn pass(&mut self) {
+        if std::mem::take(&mut self.links_changed) {
+            self.look_for_uplink().await;
+        }
+        let peers: Vec<&Lease> = self.table.peers(Some(&self.node.own)).collect();
+        self.node.pass(&peers).await;
+        self.advertise();
+        self.due = Instant::now() + AUDIT;
+        self.say_ready();
+        self.publish();
+    }
+
+    /// Lets our lease say what is true: after an uplink or a device changed, that may be something else than before.
+    fn advertise(&self) {
+        let attrs = start::attrs(&self.node.backend, &self.node.uplink);
+        if attrs != self.keeper.held().lease.attrs {
+            self.keeper.advertise(attrs);
+        }
+    }
+
+    /// Takes another look at the interface towards other nodes. A failure changes nothing: the interface may be on its way back.
+    async fn look_for_uplink(&mut self) {
+        let uplink = match start::uplink(self.flags, &self.node.config, &self.node.netlink).await {
+            Ok(uplink) => uplink,
+            Err(error) => return tracing::debug!(%error, "the uplink stays as it was"),
+        };
+        if uplink == self.node.uplink {
+            return;
+        }
+        self.events
+            .record("uplink", format!("the uplink is now {} ({}, MTU {})", uplink.name, uplink.address, uplink.mtu));
+        match self.node.rebuild(self.node.config.clone(), uplink).await {
+            Ok(()) => self.written = self.write_subnet_file(),
+            Err(error) => self.events.fault("uplink", format!("{error}; carrying on with the old one")),
+        }
+    }
+}
