@@ -2,13 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use aya::{
-    EbpfError,
-    maps::MapError,
-    pin::PinError,
-    programs::{ProgramError, links::LinkError},
-    sys::SyscallError,
-};
+use aya::{EbpfError, maps::MapError, pin::PinError, programs::ProgramError, sys::SyscallError};
 
 /// Why the fast path, or a part of it, does not work. The routes do, whatever this says.
 #[derive(Debug, thiserror::Error)]
@@ -137,13 +131,5 @@ pub(super) fn pin_error(error: PinError) -> io::Error {
     match error {
         PinError::SyscallError(SyscallError { io_error, .. }) => io_error,
         other @ (PinError::NoFd { .. } | PinError::InvalidPinPath { .. }) => io::Error::other(other.to_string()),
-    }
-}
-
-/// The errno of a failed look at a link.
-pub(super) fn link_error(error: LinkError) -> io::Error {
-    match error {
-        LinkError::SyscallError(SyscallError { io_error, .. }) => io_error,
-        other @ (LinkError::InvalidLink | LinkError::UnknownLinkType(_)) => io::Error::other(other.to_string()),
     }
 }

@@ -7,12 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{
+    TcAttachType,
+    links::{FdLink, PinnedLink},
+};
 use flannel_common::abi::Hook;
 use ipnet::Ipv4Net;
 
 use super::{
     attach::{self, Tc},
+    cleanup::remove_filters,
     error::{Error, chain, pin_error},
     inputs::Link,
     pins::{self, Dir, LinkPin},
@@ -31,8 +35,8 @@ const FILTERS_AGAIN: Duration = Duration::from_secs(10);
 enum Held {
     /// A descriptor of the link, which is pinned as well if there is somewhere to pin it.
     Link(FdLink),
-    /// Nothing: the filter is the interface's. When it was last put, and on which name.
-    Filter(Instant, String),
+    /// Nothing: the filter is the interface's. When it was last put.
+    Filter(Instant),
 }
 
 /// An attached hook.
@@ -53,6 +57,8 @@ pub(super) struct Hooks {
     /// What the driver refused at which MTU; asked again only if that changes.
     refused: BTreeMap<(u32, u32), String>,
     states: Vec<HookState>,
+    /// Whether filters of a run before us, on interfaces that are not ours any more, were looked for.
+    swept: bool,
 }
 
 /// What a pass did.
@@ -79,6 +85,7 @@ impl Hooks {
             inherited: by_place,
             refused: BTreeMap::new(),
             states: Vec::new(),
+            swept: false,
         }
     }
 
@@ -90,42 +97,47 @@ impl Hooks {
     /// Attaches what is wanted, swaps what is there for our programs, takes away what is not wanted.
     pub(super) fn sync(&mut self, programs: &mut Programs, wants: &[Want]) -> Pass {
         let mut pass = Pass::default();
-        let mut states = Vec::with_capacity(wants.len());
-        for want in wants {
-            let (rung, reason) = match self.attach(programs, want, &mut pass) {
-                Ok(Ok(rung)) => (rung, None),
-                Ok(Err(reason)) => ("none", Some(reason)),
-                Err(error) => {
-                    let reason = error.to_string();
-                    pass.failures.push(error);
-                    ("none", Some(reason))
-                }
-            };
-            states.push(HookState {
-                interface: want.link.name.clone(),
-                ifindex: want.link.ifindex,
-                program: want.hook.label().to_owned(),
-                rung: rung.to_owned(),
-                reason,
-            });
-        }
-        self.remove_unwanted(&states, &mut pass);
-        self.states = states;
+        self.states = wants.iter().map(|want| self.bring(programs, want, &mut pass)).collect();
+        let wanted = wants.iter().filter(|want| want.refusal.is_none()).map(place).collect();
+        self.remove_unwanted(&wanted, &mut pass);
         pass
     }
 
-    /// Brings one hook to where it should be: the rung it is on, or why it is on none.
+    /// Brings one hook to where it should be, and says where it is.
+    fn bring(&mut self, programs: &mut Programs, want: &Want, pass: &mut Pass) -> HookState {
+        let (rung, reason) = match self.attach(programs, want, pass) {
+            Ok(Ok(rung)) => (rung, None),
+            Ok(Err(reason)) => ("none", Some(reason)),
+            Err(error) => {
+                let reason = error.to_string();
+                pass.failures.push(error);
+                // What is still pinned there is found again at the next pass.
+                if let Some(path) = self.own_path(want).filter(|path| path.exists()) {
+                    self.inherited.entry(place(want)).or_default().push(path);
+                }
+                ("none", Some(reason))
+            }
+        };
+        HookState {
+            interface: want.link.name.clone(),
+            ifindex: want.link.ifindex,
+            program: want.hook.label().to_owned(),
+            rung: rung.to_owned(),
+            reason,
+        }
+    }
+
+    /// The rung that the hook is on, or why it is on none.
     fn attach(
         &mut self,
         programs: &mut Programs,
         want: &Want,
         pass: &mut Pass,
     ) -> Result<Result<&'static str, String>, Error> {
-        if let Some(reason) = want.refusal {
-            return Ok(Err(reason.to_owned()));
+        if let Some(reason) = want.refusal.map(str::to_owned).or_else(|| self.known_refusal(programs, want)) {
+            return Ok(Err(reason));
         }
-        let place = (want.hook, want.link.ifindex);
-        let before = self.attached.remove(&place);
+        let before = self.attached.remove(&place(want));
         pass.outdated |= before.as_ref().is_some_and(|before| changed(&before.link, &want.link));
         let before = before.map(|before| before.held);
         let (held, rung) = match (direction(want.hook), self.tc) {
@@ -133,28 +145,39 @@ impl Hooks {
                 Ok(held) => (held, "xdp"),
                 Err(reason) => return Ok(Err(reason)),
             },
-            (Some(_), Tc::Tcx) => (self.attach_tcx(programs, want, before)?, "tcx"),
-            (Some(_), Tc::Clsact) => (self.put_filter(programs, want, before)?, "clsact"),
+            (Some(direction), Tc::Tcx) => (self.attach_tcx(programs, want, direction, before)?, "tcx"),
+            (Some(direction), Tc::Clsact) => (self.put_filter(programs, want, direction, before)?, "clsact"),
         };
-        self.attached.insert(place, Attached { held, link: want.link.clone() });
+        self.attached.insert(place(want), Attached { held, link: want.link.clone() });
         Ok(Ok(rung))
     }
 
-    fn attach_tcx(&mut self, programs: &mut Programs, want: &Want, before: Option<Held>) -> Result<Held, Error> {
+    /// What is known to be refused without asking again.
+    fn known_refusal(&self, programs: &Programs, want: &Want) -> Option<String> {
+        if want.hook != Hook::Transit {
+            return None;
+        }
+        let by_driver = || self.refused.get(&(want.link.ifindex, want.link.mtu)).cloned();
+        programs.no_xdp().map(str::to_owned).or_else(by_driver)
+    }
+
+    fn attach_tcx(
+        &mut self,
+        programs: &mut Programs,
+        want: &Want,
+        direction: TcAttachType,
+        before: Option<Held>,
+    ) -> Result<Held, Error> {
         let program = programs.tc(want.program)?;
         let found = self.found(want, before);
-        let pinned_elsewhere = found.iter().filter_map(|(_, path)| path.clone()).collect::<Vec<_>>();
-        let kept = found.into_iter().find_map(|(link, _)| attach::update_tcx(program, link));
-        let link = match (kept, direction(want.hook)) {
-            (Some(link), _) => link,
-            (None, None) => return Err(failed(want, "not a TC hook".to_owned())),
-            (None, Some(direction)) => {
-                let name = self.name(want)?;
-                attach::attach_tcx(program, &name, direction).map_err(|error| failed(want, chain(&error)))?
+        let held = found.links.into_iter().find_map(|link| attach::update_tcx(program, link));
+        let link = match held {
+            Some(link) => link,
+            None => {
+                attach::attach_tcx(program, &name(want)?, direction).map_err(|error| failed(want, chain(&error)))?
             }
         };
-        // A filter of ours from a run with --hook=clsact would be a second program there.
-        self.pin(want, link, &pinned_elsewhere)
+        self.pin(want, link, &found.pins)
     }
 
     fn attach_xdp(
@@ -163,36 +186,31 @@ impl Hooks {
         want: &Want,
         before: Option<Held>,
     ) -> Result<Result<Held, String>, Error> {
-        if let Some(reason) = programs.no_xdp() {
-            return Ok(Err(reason.to_owned()));
-        }
-        let asked = (want.link.ifindex, want.link.mtu);
-        if let Some(reason) = self.refused.get(&asked) {
-            return Ok(Err(reason.clone()));
-        }
         let program = programs.xdp(want.program)?;
         let found = self.found(want, before);
-        let pinned_elsewhere = found.iter().filter_map(|(_, path)| path.clone()).collect::<Vec<_>>();
-        let kept = found.into_iter().find_map(|(link, _)| attach::update_xdp(program, link));
-        match kept.map_or_else(|| attach::attach_xdp(program, want.link.ifindex), Ok) {
-            Ok(link) => self.pin(want, link, &pinned_elsewhere).map(Ok),
+        let held = found.links.into_iter().find_map(|link| attach::update_xdp(program, link));
+        match held.map_or_else(|| attach::attach_xdp(program, want.link.ifindex), Ok) {
+            Ok(link) => self.pin(want, link, &found.pins).map(Ok),
             Err(reason) => {
                 tracing::info!(interface = want.link.name, reason, "no XDP on this interface");
-                self.refused.insert(asked, reason.clone());
+                self.refused.insert((want.link.ifindex, want.link.mtu), reason.clone());
                 Ok(Err(reason))
             }
         }
     }
 
-    fn put_filter(&mut self, programs: &mut Programs, want: &Want, before: Option<Held>) -> Result<Held, Error> {
-        let name = self.name(want)?;
-        if let Some(Held::Filter(at, on)) = before
-            && at.elapsed() < FILTERS_AGAIN
-            && on == name
-        {
-            return Ok(Held::Filter(at, on));
+    fn put_filter(
+        &mut self,
+        programs: &mut Programs,
+        want: &Want,
+        direction: TcAttachType,
+        before: Option<Held>,
+    ) -> Result<Held, Error> {
+        let name = name(want)?;
+        match before {
+            Some(Held::Filter(at)) if at.elapsed() < FILTERS_AGAIN => return Ok(Held::Filter(at)),
+            _ => {}
         }
-        let Some(direction) = direction(want.hook) else { return Err(failed(want, "not a TC hook".to_owned())) };
         let made_qdisc = attach::put_filter(programs.tc(want.program)?, &name, direction, self.network)
             .map_err(|error| failed(want, chain(&error)))?;
         if let (true, Some(dir)) = (made_qdisc, &self.dir) {
@@ -202,30 +220,34 @@ impl Hooks {
                 _ => {}
             }
         }
-        Ok(Held::Filter(Instant::now(), name))
+        // A link from a run on the other rung would be a second program there.
+        for path in self.inherited.remove(&place(want)).unwrap_or_default() {
+            pins::unpin(&path)?;
+        }
+        Ok(Held::Filter(Instant::now()))
     }
 
     /// Links that may be at this place already: the one we hold, or those that were pinned before us.
-    fn found(&mut self, want: &Want, before: Option<Held>) -> Vec<(FdLink, Option<PathBuf>)> {
-        let mut found = Vec::new();
+    fn found(&mut self, want: &Want, before: Option<Held>) -> Found {
+        let mut found = Found { links: Vec::new(), pins: Vec::new() };
         if let Some(Held::Link(link)) = before {
-            found.push((link, None));
+            found.links.push(link);
         }
-        for path in self.inherited.remove(&(want.hook, want.link.ifindex)).unwrap_or_default() {
+        for path in self.inherited.remove(&place(want)).unwrap_or_default() {
             match PinnedLink::from_pin(&path) {
-                Ok(link) => found.push((FdLink::from(link), Some(path))),
+                Ok(link) => found.links.push(FdLink::from(link)),
                 Err(error) => {
                     tracing::debug!(path = %path.display(), error = chain(&error), "cannot open a pinned link")
                 }
             }
+            found.pins.push(path);
         }
         found
     }
 
     /// Makes sure that the link is pinned at its place, and nothing else is pinned for it.
-    fn pin(&self, want: &Want, link: FdLink, elsewhere: &[PathBuf]) -> Result<Held, Error> {
-        let Some(dir) = &self.dir else { return Ok(Held::Link(link)) };
-        let path = dir.link(want.hook, want.link.ifindex);
+    fn pin(&self, want: &Want, link: FdLink, others: &[PathBuf]) -> Result<Held, Error> {
+        let Some(path) = self.own_path(want) else { return Ok(Held::Link(link)) };
         let id = |link: &FdLink| link.info().map(|info| info.id()).ok();
         let there = PinnedLink::from_pin(&path).ok().map(FdLink::from);
         let link = if there.is_some_and(|there| id(&there) == id(&link)) {
@@ -234,35 +256,47 @@ impl Hooks {
             pins::unpin(&path)?;
             FdLink::from(link.pin(&path).map_err(|error| Error::pin(&path)(pin_error(error)))?)
         };
-        for old in elsewhere.iter().filter(|old| **old != path) {
-            pins::unpin(old)?;
+        for other in others.iter().filter(|other| **other != path) {
+            pins::unpin(other)?;
         }
         Ok(Held::Link(link))
     }
 
+    /// Where this hook's link is pinned, if links are pinned at all.
+    fn own_path(&self, want: &Want) -> Option<PathBuf> {
+        Some(self.dir.as_ref()?.link(want.hook, want.link.ifindex))
+    }
+
     /// Takes away what is attached or inherited, but not wanted any more.
-    fn remove_unwanted(&mut self, states: &[HookState], pass: &mut Pass) {
-        let wanted: BTreeSet<(&str, u32)> = states
-            .iter()
-            .filter(|state| state.rung != "none")
-            .map(|state| (state.program.as_str(), state.ifindex))
-            .collect();
-        let unwanted = |place: &Place| !wanted.contains(&(place.0.label(), place.1));
-        let gone: Vec<Place> = self.attached.keys().filter(|place| unwanted(place)).copied().collect();
+    fn remove_unwanted(&mut self, wanted: &BTreeSet<Place>, pass: &mut Pass) {
+        let gone: Vec<Place> = self.attached.keys().filter(|place| !wanted.contains(place)).copied().collect();
         for place in gone {
             pass.outdated = true;
-            if let Some(Attached { held: Held::Filter(..), .. }) = self.attached.remove(&place) {
-                self.remove_filter(place);
-            } else if let Some(dir) = &self.dir
-                && let Err(error) = pins::unpin(&dir.link(place.0, place.1))
-            {
-                pass.failures.push(error);
+            // Dropping an unpinned link detaches it.
+            let Some(attached) = self.attached.remove(&place) else { continue };
+            match (attached.held, &self.dir) {
+                (Held::Filter(_), _) => self.remove_filter(place),
+                (Held::Link(_), Some(dir)) => pass.failures.extend(pins::unpin(&dir.link(place.0, place.1)).err()),
+                (Held::Link(_), None) => {}
             }
         }
-        for path in std::mem::take(&mut self.inherited).into_values().flatten() {
+        let left: Vec<Place> = self.inherited.keys().filter(|place| !wanted.contains(place)).copied().collect();
+        for path in left.iter().filter_map(|place| self.inherited.remove(place)).flatten() {
             pass.outdated = true;
             pass.failures.extend(pins::unpin(&path).err());
         }
+        if !self.swept {
+            let ours = |ifindex, direction| self.has_filter(ifindex, direction);
+            remove_filters(self.network, |ifindex, direction| !ours(ifindex, direction));
+            self.swept = true;
+        }
+    }
+
+    /// Whether a filter of ours should be there.
+    fn has_filter(&self, ifindex: u32, at: TcAttachType) -> bool {
+        Hook::ALL.into_iter().filter(|hook| direction(*hook) == Some(at)).any(|hook| {
+            self.attached.get(&(hook, ifindex)).is_some_and(|attached| matches!(attached.held, Held::Filter(_)))
+        })
     }
 
     fn remove_filter(&self, (hook, ifindex): Place) {
@@ -270,18 +304,28 @@ impl Hooks {
             attach::remove_filter(&name, direction, self.network);
         }
     }
-
-    /// The interface's name now.
-    fn name(&self, want: &Want) -> Result<String, Error> {
-        attach::current_name(want.link.ifindex).ok_or_else(|| failed(want, "the interface has gone".to_owned()))
-    }
 }
 
-/// Whether flows that were verified through `before` can not be trusted on `now`. A new name alone changes nothing.
+/// Links found at a place, and where they are pinned.
+struct Found {
+    links: Vec<FdLink>,
+    pins: Vec<PathBuf>,
+}
+
+fn place(want: &Want) -> Place {
+    (want.hook, want.link.ifindex)
+}
+
+/// The interface's name now.
+fn name(want: &Want) -> Result<String, Error> {
+    attach::current_name(want.link.ifindex).ok_or_else(|| failed(want, "the interface has gone".to_owned()))
+}
+
+/// Whether flows that were verified through `before` cannot be trusted on `now`. A new name alone changes nothing.
 fn changed(before: &Link, now: &Link) -> bool {
     before.mac != now.mac || before.mtu != now.mtu
 }
 
 fn failed(want: &Want, why: String) -> Error {
-    Error::Attach { program: want.hook.label(), interface: want.link.name.clone(), why }
+    Error::Attach { program: want.program, interface: want.link.name.clone(), why }
 }

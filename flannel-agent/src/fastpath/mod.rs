@@ -7,10 +7,12 @@
 
 mod attach;
 pub mod bench_object;
+mod cleanup;
 mod error;
 mod hooks;
 mod inputs;
 mod layout;
+mod live;
 mod maps;
 mod object;
 mod options;
@@ -31,6 +33,7 @@ use flannel_common::abi::{Peer, Settings};
 use ipnet::Ipv4Net;
 
 pub use self::{
+    cleanup::{Removed, cleanup},
     error::Error,
     inputs::{Bridge, Endpoint, Inputs, Link, PeerInput},
     object::Object,
@@ -79,7 +82,9 @@ impl FastPath {
             cleanup(&options.pin_root, Some(options.network))?;
             None
         } else {
-            Some(Running::start(options, object)?)
+            // Programs that nobody feeds must not stay: what cannot be taken over is taken away.
+            let started = Running::start(options, object);
+            Some(started.inspect_err(|_| drop(cleanup(&options.pin_root, Some(options.network))))?)
         };
         Ok(Self { options: options.clone(), running })
     }
@@ -120,7 +125,14 @@ impl Running {
     fn start(options: &Options, object: &Object) -> Result<Self, Error> {
         let network_dir = NetworkDir::of(&options.pin_root, options.network)?;
         let dir = network_dir.version(object.abi);
-        let pinned = pins::ensure_bpffs(&options.pin_root).and_then(|()| dir.make());
+        let pinned = pins::ensure_bpffs(&options.pin_root).and_then(|()| {
+            live::discard_dead_namespaces(&options.pin_root)?;
+            // A namespace may get the number of one that has gone: what was pinned then is not of this one.
+            if live::is_dead(&dir)? {
+                dir.remove()?;
+            }
+            dir.make()
+        });
         let pins = match pinned {
             Ok(()) => Ok((network_dir, object.abi)),
             Err(error) => Err(format!("not pinned, so it ends with the agent: {error}")),
@@ -258,19 +270,4 @@ fn warning(error: &Error) -> Warning {
         remedy: "nothing breaks: the kernel's routes carry what the fast path does not; flannelctl doctor looks for the cause"
             .to_owned(),
     }
-}
-
-/// Removes everything that is ours in the calling thread's network namespace: for one network, or for all of them.
-pub fn cleanup(pin_root: &std::path::Path, network: Option<Ipv4Net>) -> Result<(), Error> {
-    let dirs = match network {
-        Some(network) => vec![NetworkDir::of(pin_root, network)?],
-        None => NetworkDir::all(pin_root)?,
-    };
-    for dir in dirs {
-        for version in dir.versions()? {
-            version.remove()?;
-        }
-        dir.remove_if_empty(pin_root);
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@
 //! over the links of an older or a newer one.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File},
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _},
@@ -51,7 +52,18 @@ impl NetworkDir {
 
     /// All that exist in the calling thread's network namespace.
     pub(super) fn all(root: &Path) -> Result<Vec<Self>, Error> {
-        Ok(entries(&namespace_dir(root)?)?.into_iter().map(Self).collect())
+        Self::all_in(&namespace_dir(root)?)
+    }
+
+    /// All that exist in this directory of a network namespace.
+    pub(super) fn all_in(namespace: &Path) -> Result<Vec<Self>, Error> {
+        Ok(entries(namespace)?.into_iter().map(Self).collect())
+    }
+
+    /// The network that the directory is named after.
+    pub(super) fn network(&self) -> Option<Ipv4Net> {
+        let (address, prefix_len) = self.0.file_name()?.to_str()?.rsplit_once('-')?;
+        format!("{}/{prefix_len}", address.replace('-', ".")).parse().ok()
     }
 
     /// The directory of an ABI version. Does not make it.
@@ -62,10 +74,6 @@ impl NetworkDir {
     /// The directories of all ABI versions that exist.
     pub(super) fn versions(&self) -> Result<Vec<Dir>, Error> {
         Ok(entries(&self.0)?.into_iter().map(Dir).collect())
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
     }
 
     /// Removes what has become empty, upwards to `root`; a directory that somebody else uses stays.
@@ -176,14 +184,14 @@ fn parse_link(path: PathBuf) -> Option<LinkPin> {
     Some(LinkPin { hook, ifindex: ifindex.parse().ok()?, path })
 }
 
-/// What is in a directory; nothing if it does not exist.
+/// What is in a directory, sorted; nothing if it does not exist.
 pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let listing = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         listing => listing.map_err(Error::pin(dir))?,
     };
-    let paths: io::Result<Vec<_>> = listing.map(|entry| Ok(entry?.path())).collect();
-    paths.map_err(Error::pin(dir))
+    let paths: io::Result<BTreeSet<_>> = listing.map(|entry| Ok(entry?.path())).collect();
+    Ok(paths.map_err(Error::pin(dir))?.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -204,6 +212,8 @@ mod tests {
 
     #[test]
     fn names_have_no_dots() {
-        assert_eq!(network_name("172.16.0.0/16".parse().unwrap()), "172-16-0-0-16");
+        let network = "172.16.0.0/16".parse().unwrap();
+        assert_eq!(network_name(network), "172-16-0-0-16");
+        assert_eq!(NetworkDir(PathBuf::from("/x/172-16-0-0-16")).network(), Some(network));
     }
 }

@@ -7,7 +7,7 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray},
 };
 use flannel_common::{
-    abi::{Flow, FlowKey, Hook, PeerTally, Settings, Tally, counter_index, map},
+    abi::{ABI_VERSION, Flow, FlowKey, Hook, PeerTally, Settings, Tally, counter_index, map},
     reason::Reason,
 };
 use ipnet::Ipv4Net;
@@ -44,19 +44,16 @@ impl Reader {
         })
     }
 
-    /// Of what is pinned in the calling thread's network namespace, without an agent: for `network`, or for the only
-    /// network there is.
+    /// Of what is pinned in the calling thread's network namespace, without an agent: for `network`, or for the first
+    /// one there is.
     pub fn open(pin_root: &Path, network: Option<Ipv4Net>) -> Result<Self, Error> {
         let dirs = match network {
             Some(network) => vec![NetworkDir::of(pin_root, network)?],
             None => NetworkDir::all(pin_root)?,
         };
-        let mut versions = Vec::new();
-        for dir in dirs {
-            versions.extend(dir.versions()?);
-        }
-        let dir = versions.pop().ok_or_else(|| Error::NotPinned { path: pin_root.to_owned() })?;
-        Self::open_dir(&dir)
+        // Another version's layouts mean nothing to us.
+        let dir = dirs.iter().map(|dir| dir.version(ABI_VERSION)).find(|dir| dir.path().exists());
+        Self::open_dir(&dir.ok_or_else(|| Error::NotPinned { path: pin_root.to_owned() })?)
     }
 
     fn open_dir(dir: &Dir) -> Result<Self, Error> {

@@ -10,6 +10,7 @@ mod event;
 mod link;
 mod neighbour;
 mod observe;
+mod qdisc;
 mod route;
 
 use std::time::Duration;

@@ -1,0 +1,84 @@
+//! What still lives of what was pinned: links by their interface, network namespaces by whoever is in them.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::Path,
+};
+
+use aya::programs::{
+    MultiProgLink as _,
+    links::{FdLink, PinnedLink},
+    tc::SchedClassifierLink,
+};
+
+use super::{
+    error::Error,
+    pins::{self, Dir, NetworkDir},
+};
+
+/// Whether the tcx link pinned at `path` is attached to an interface, in whichever network namespace. aya does not give
+/// the interface out, but the kernel shows it beside the descriptor: 0 once the interface has gone.
+pub(super) fn is_attached(path: &Path) -> bool {
+    let Ok(link) = PinnedLink::from_pin(path) else { return false };
+    let Ok(link) = SchedClassifierLink::try_from(FdLink::from(link)) else { return false };
+    let Ok(fd) = link.fd() else { return false };
+    let shown = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", fd.as_raw_fd())).unwrap_or_default();
+    let ifindex = shown.lines().find_map(|line| line.strip_prefix("ifindex:")).map(str::trim);
+    ifindex.is_some_and(|ifindex| ifindex != "0")
+}
+
+/// Whether links are pinned in `dir`, and all of them have lost their interface.
+pub(super) fn is_dead(dir: &Dir) -> Result<bool, Error> {
+    let links = dir.links()?;
+    Ok(!links.is_empty() && !links.iter().any(|link| is_attached(&link.path)))
+}
+
+/// Removes what was pinned for network namespaces that no longer exist. Nobody else would: their interfaces have gone
+/// with them, and their maps take memory.
+pub(super) fn discard_dead_namespaces(root: &Path) -> Result<(), Error> {
+    let dirs = pins::entries(root)?;
+    let inode = |path: &Path| path.file_name()?.to_str()?.parse::<u64>().ok();
+    let candidates: Vec<_> = dirs.iter().filter_map(|dir| Some((inode(dir)?, dir))).collect();
+    let Some(living) = living_namespaces().ok().filter(|_| !candidates.is_empty()) else { return Ok(()) };
+    for (_, dir) in candidates.iter().filter(|(inode, _)| !living.contains(inode)) {
+        if !has_live_link(dir)? {
+            tracing::debug!(dir = %dir.display(), "removing pins of a network namespace that has gone");
+            match fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::pin(*dir)(error)),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_live_link(namespace: &Path) -> Result<bool, Error> {
+    for network in NetworkDir::all_in(namespace)? {
+        for version in network.versions()? {
+            if version.links()?.iter().any(|link| is_attached(&link.path)) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// The network namespaces that some process is in, or that are mounted somewhere (as `ip netns` and Docker do).
+fn living_namespaces() -> io::Result<BTreeSet<u64>> {
+    let mut living = BTreeSet::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        // A process that ends meanwhile is no error.
+        if let Ok(meta) = fs::metadata(entry.path().join("ns/net")) {
+            living.insert(meta.ino());
+        }
+    }
+    for line in fs::read_to_string("/proc/thread-self/mountinfo")?.lines() {
+        let root: Option<u64> =
+            line.split(' ').nth(3).and_then(|root| root.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok());
+        living.extend(root);
+    }
+    living.insert(fs::metadata("/proc/thread-self/ns/net")?.ino());
+    Ok(living)
+}
