@@ -3,7 +3,6 @@
 mod fastpath_common;
 
 use fastpath_common::{PinRoot, attached, entries, inputs, options, start, sync, two_hosts};
-use flannel_agent::fastpath::{HookKind, Options};
 use flannel_tests::{require, skip::Feature};
 
 const TCX: [&str; 6] = [

@@ -51,9 +51,6 @@ impl Programs {
         let names = |hook| [true, false].map(|has_peer| name(options.mode, hook, has_peer));
         let tc_hooks = Hook::ALL.into_iter().filter(|hook| direction(*hook).is_some());
         for name in tc_hooks.flat_map(names).flatten().collect::<BTreeSet<_>>() {
-            if ebpf.program(name).is_none() {
-                continue;
-            }
             tc_of(&mut ebpf, name)?.load().map_err(|error| Error::from_program(name, error))?;
         }
         let no_xdp = match name(options.mode, Hook::Transit, false) {
