@@ -1,6 +1,6 @@
 //! Traffic between containers, and who carried it.
 
-use std::time::Duration;
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 use flannel_agent::{
@@ -61,6 +61,30 @@ impl Meter {
         }
         Ok(sum)
     }
+}
+
+/// Detaches by hand every program that a flanneld has pinned in `ns`, and removes the pins; says how many there were.
+///
+/// The flanneld there must be dead, or it attaches them again.
+pub fn detach_everything(ns: &Netns) -> Result<usize> {
+    let inode = fs::metadata(ns.path())?.ino();
+    let mut folders = vec![Path::new(PIN_ROOT).join(inode.to_string())];
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("read {}", folder.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("link-")) {
+                let mut detach = Command::new("bpftool");
+                detach.args(["link", "detach", "pinned"]).arg(&path);
+                output(detach)?;
+                fs::remove_file(&path)?;
+                count += 1;
+            }
+        }
+    }
+    Ok(count)
 }
 
 /// An iperf3 server in a container.
