@@ -85,6 +85,9 @@ impl Report {
         note("BTF of the kernel", fs::exists("/sys/kernel/btf/vmlinux").unwrap_or_default(), "CONFIG_DEBUG_INFO_BTF");
         let jit = fs::read_to_string("/proc/sys/net/core/bpf_jit_enable");
         note("BPF JIT", jit.map_or(true, |text| text.trim() != "0"), "sysctl net.core.bpf_jit_enable=1");
+        if which("ip").is_none() {
+            return note("the kernel's links and tables", false, "cannot look without ip: cargo xtask setup");
+        }
         for (kind, is_needed) in
             [("veth", true), ("bridge", true), ("vxlan", false), ("ipip", false), ("wireguard", false)]
         {
