@@ -3,6 +3,7 @@
 use std::io;
 
 use netlink_packet_route::RouteNetlinkMessage;
+use nix::errno::Errno;
 use rtnetlink::packet_core::{ErrorMessage, NetlinkMessage};
 
 /// A netlink request that did not do what it should.
@@ -63,9 +64,9 @@ impl Error {
 
     pub(crate) fn refused(what: String, message: &ErrorMessage) -> Self {
         let errno = message.code.map_or(0, |code| -code.get());
-        let name = io::Error::from_raw_os_error(errno).to_string();
+        let name = Errno::from_raw(errno).desc().to_lowercase();
         let why = match extended_ack(&message.header) {
-            Some(text) => format!("{} ({})", text.trim_end_matches('.'), name),
+            Some(text) => format!("{} ({name})", text.trim_end_matches('.').to_lowercase()),
             None => name,
         };
         Self::Refused { what, why, errno }
