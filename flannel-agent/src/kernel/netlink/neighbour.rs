@@ -28,7 +28,7 @@ impl Netlink {
         let mut ports = BTreeMap::new();
         for entry in self.dump(AddressFamily::Bridge, bridge).await? {
             let controller = entry.attributes.iter().any(|a| *a == NeighbourAttribute::Controller(bridge));
-            let learned = entry.header.state != NeighbourState::Permanent;
+            let learned = !is_permanent(&entry);
             if let (true, true, Some(mac)) = (controller, learned, mac(&entry)) {
                 ports.insert(mac, entry.header.ifindex);
             }
@@ -50,7 +50,7 @@ impl Netlink {
         let mut found = Objects::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
             for entry in self.dump(family, device).await? {
-                if entry.header.ifindex != device || entry.header.state != NeighbourState::Permanent {
+                if entry.header.ifindex != device || !is_permanent(&entry) {
                     continue;
                 }
                 if let (Some(ip), Some(mac)) = (ip(&entry), mac(&entry)) {
@@ -120,6 +120,11 @@ fn ip(entry: &NeighbourMessage) -> Option<IpAddr> {
         },
         _ => None,
     })
+}
+
+/// `bridge fdb` sets a second bit beside this one.
+fn is_permanent(entry: &NeighbourMessage) -> bool {
+    u16::from(entry.header.state) & u16::from(NeighbourState::Permanent) != 0
 }
 
 fn mac(entry: &NeighbourMessage) -> Option<[u8; 6]> {
