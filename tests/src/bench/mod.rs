@@ -7,6 +7,8 @@
 
 pub mod agent;
 pub mod arm;
+pub mod chart;
+pub mod compare;
 pub mod counters;
 pub mod generator;
 pub mod lab;

@@ -6,7 +6,7 @@ use super::workload::{
     Case,
     pps::{Direction, Spec},
     roundtrip::{self, Exchange},
-    stream,
+    socket, stream,
 };
 
 /// How much to measure.
@@ -30,9 +30,18 @@ impl Size {
     /// All cases, in the order of the tables.
     pub fn cases(self) -> Vec<Case> {
         let mut cases: Vec<Case> = self.pps_specs().into_iter().map(Spec::case).collect();
+        cases.extend(self.socket_specs().into_iter().map(socket::Spec::case));
         cases.extend(self.stream_specs().into_iter().map(stream::Spec::case));
         cases.extend(self.roundtrip_specs().into_iter().map(roundtrip::Spec::case));
         cases
+    }
+
+    fn socket_specs(self) -> Vec<socket::Spec> {
+        let spec = |frame, rate| socket::Spec { frame, rate };
+        match self {
+            Self::Quick => vec![spec(60, None)],
+            Self::Full => vec![spec(60, None), spec(512, None), spec(60, Some(50_000))],
+        }
     }
 
     fn stream_specs(self) -> Vec<stream::Spec> {

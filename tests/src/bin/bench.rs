@@ -1,12 +1,17 @@
 //! `bench`: what the fast path gains. `cargo xtask bench` builds and runs it.
 #![forbid(unsafe_code)]
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use flannel_tests::bench::{
     arm::Arm,
+    chart,
+    compare::compare,
     generator::Generator,
     machine::Machine,
     row::Outcome,
@@ -17,8 +22,10 @@ use flannel_tests::bench::{
 
 /// Measures our dataplane against the kernel's, in network namespaces that it makes and removes.
 #[derive(Debug, Parser)]
-#[command(name = "bench", version)]
+#[command(name = "bench", version, args_conflicts_with_subcommands = true)]
 struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// A selection that takes under three minutes.
     #[arg(long)]
     quick: bool,
@@ -31,13 +38,40 @@ struct Args {
     /// Writes the result as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draws charts (SVG) into this folder.
+    #[arg(long, value_name = "DIR")]
+    charts: Option<PathBuf>,
     /// The core on which single-core workloads run; the last one unless given.
     #[arg(long)]
     core: Option<usize>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Says what changed between two results beyond their noise.
+    Compare {
+        /// What `--json` wrote before.
+        old: PathBuf,
+        /// What `--json` wrote now.
+        new: PathBuf,
+    },
+    /// Draws the charts of a result that `--json` wrote.
+    Chart {
+        /// What `--json` wrote.
+        result: PathBuf,
+        /// Folder for the charts.
+        dir: PathBuf,
+    },
+}
+
 fn main() -> ExitCode {
-    match measure(&Args::parse()) {
+    let args = Args::parse();
+    let done = match &args.verb {
+        None => measure(&args),
+        Some(Verb::Compare { old, new }) => show_comparison(old, new),
+        Some(Verb::Chart { result, dir }) => Outcome::read(result).and_then(|outcome| draw(&outcome, dir)),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -62,6 +96,20 @@ fn measure(args: &Args) -> Result<()> {
     if let Some(path) = &args.json {
         outcome.write(path)?;
     }
+    if let Some(dir) = &args.charts {
+        draw(&outcome, dir)?;
+    }
+    Ok(())
+}
+
+fn show_comparison(old: &Path, new: &Path) -> Result<()> {
+    print!("{}", compare(&Outcome::read(old)?, &Outcome::read(new)?));
+    Ok(())
+}
+
+fn draw(outcome: &Outcome, dir: &Path) -> Result<()> {
+    let written = chart::draw(outcome, dir)?;
+    println!("{} charts in {}", written.len(), dir.display());
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod pps;
 pub mod roundtrip;
+pub mod socket;
 pub mod stream;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -41,6 +42,8 @@ pub enum Kind {
     Pps(pps::Spec),
     /// Bulk TCP.
     Stream(stream::Spec),
+    /// Packets from a socket.
+    Socket(socket::Spec),
     /// Round trips and connections.
     RoundTrip(roundtrip::Spec),
 }
@@ -61,6 +64,7 @@ impl Case {
         match self.kind {
             Kind::Pps(spec) => spec.unfit(arm),
             Kind::Stream(_) => stream::Spec::unfit(arm),
+            Kind::Socket(_) => socket::Spec::unfit(arm),
             Kind::RoundTrip(_) => roundtrip::Spec::unfit(arm),
         }
     }
@@ -71,6 +75,7 @@ impl Case {
         match self.kind {
             Kind::Pps(spec) => pps::measure(spec, lab, bench),
             Kind::Stream(spec) => stream::measure(spec, lab, bench),
+            Kind::Socket(spec) => socket::measure(spec, lab, bench),
             Kind::RoundTrip(spec) => roundtrip::measure(spec, lab, bench),
         }
     }
