@@ -3,9 +3,23 @@
 //! Only our own rules are looked at, added and repaired: another flannel on the host shares the chains. They stay when
 //! the agent ends, because a restart must not interrupt traffic.
 
-use std::time::Duration;
+mod chain;
+mod command;
+mod ensure;
+mod events;
+mod iptables;
+mod nft;
+mod rules;
+
+use std::{ffi::OsString, time::Duration};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use self::{
+    command::Programs,
+    events::{Events, Notice},
+};
 
 use crate::subnet_file::Previous;
 
@@ -72,6 +86,17 @@ pub enum FirewallError {
         /// What it said.
         message: String,
     },
+    /// A rule is written, and then listed otherwise.
+    #[error(
+        "{command} shows other rules than were written ({difference}): they are in place, but are not watched any \
+         more; report the version of {command}"
+    )]
+    Unreadable {
+        /// The program that lists the rules.
+        command: &'static str,
+        /// What would have to be written again.
+        difference: String,
+    },
 }
 
 /// The keeper of our rules.
@@ -79,26 +104,131 @@ pub enum FirewallError {
 pub struct Firewall {
     mode: Mode,
     rules: Rules,
+    previous: Previous,
     resync: Duration,
+    programs: Programs,
+    /// Found out by the first look.
+    known: Option<Known>,
+    events: Option<Events>,
+    /// Whether the rules were all right when we last looked, so that only an event can have changed that.
+    settled: bool,
+    /// Whether writing again would only repeat what is there: see [`FirewallError::Unreadable`].
+    unreadable: bool,
+    /// When to look although nothing happened.
+    due: Instant,
+    /// When to look because something happened.
+    disturbed: Option<Instant>,
 }
+
+/// What this host's programs can do.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Whether changes are told: not by iptables' legacy variant.
+    tells: bool,
+    /// Whether source ports can be chosen fully at random.
+    random_fully: bool,
+    /// Whether programs wait for the lock of the tables.
+    waits: bool,
+}
+
+/// Changes come in bursts: wait for the end of one before looking.
+const QUIET: Duration = Duration::from_millis(50);
 
 impl Firewall {
     /// Makes a keeper; the first [`Firewall::ensure`] takes away what the unused [`Mode`] and the previous subnet left,
-    /// and puts the rules in place. Without the right to listen for the kernel's events it looks every `resync`.
-    pub fn new(mode: Mode, rules: Rules, _previous: &Previous, resync: Duration) -> Self {
-        Self { mode, rules, resync }
+    /// and puts the rules in place. `resync` is the time between looks where the kernel does not tell of changes.
+    pub fn new(mode: Mode, rules: Rules, previous: &Previous, resync: Duration) -> Self {
+        Self {
+            mode,
+            rules,
+            previous: *previous,
+            resync,
+            programs: Programs::default(),
+            known: None,
+            events: None,
+            settled: false,
+            unreadable: false,
+            due: Instant::now(),
+            disturbed: None,
+        }
+    }
+
+    /// Looks for programs in these directories instead of the agent's own `PATH`.
+    #[must_use]
+    pub fn search(mut self, path: impl Into<OsString>) -> Self {
+        self.programs.path = Some(path.into());
+        self
     }
 
     /// Reads the rules once, and writes what is missing. On an error the caller goes on, shows it, and calls again after
     /// the next [`Firewall::disturbed`].
     pub async fn ensure(&mut self) -> Result<Report, FirewallError> {
-        tracing::debug!(mode = ?self.mode, rules = ?self.rules, "rules checked");
-        Ok(Report::default())
+        // Events from before the look are answered by it; those that arrive meanwhile lead to another.
+        self.disturbed = None;
+        if self.unreadable {
+            self.due = Instant::now() + self.resync;
+            return Ok(Report::default());
+        }
+        self.settled = false;
+        let outcome = self.look().await;
+        self.settled = outcome.is_ok();
+        self.unreadable = matches!(outcome, Err(FirewallError::Unreadable { .. }));
+        self.due = Instant::now() + self.resync;
+        outcome
     }
 
-    /// Waits until there is reason to look again: rules of ours were touched, or, where the kernel tells nothing, the
-    /// resync interval is over. May be dropped and called again at any time.
+    /// Waits until there is reason to look: rules of ours were touched, or, where the kernel tells nothing and after an
+    /// error, the resync interval is over. May be dropped and called again at any time.
     pub async fn disturbed(&mut self) {
-        tokio::time::sleep(self.resync).await;
+        loop {
+            let until = self.disturbed.map_or(self.due, |at| at.min(self.due));
+            let Some(events) = &mut self.events else { return sleep_until(until).await };
+            tokio::select! {
+                () = sleep_until(until) => if self.is_time() { return },
+                notices = events.next() => self.hear(notices).await,
+            }
+        }
+    }
+
+    /// Whether to look now that a deadline has passed.
+    fn is_time(&mut self) -> bool {
+        let tells = self.known.is_some_and(|known| known.tells);
+        if self.disturbed.is_some() || !self.settled || !tells {
+            return true;
+        }
+        // The safety net: the kernel numbers its changes, and asking for the number costs next to nothing.
+        self.due = Instant::now() + self.resync;
+        self.events.as_mut().is_none_or(|events| events.missed().unwrap_or(true))
+    }
+
+    async fn hear(&mut self, notices: std::io::Result<Vec<Notice>>) {
+        let concerned = match notices {
+            Ok(notices) => notices.iter().any(|notice| self.concerns(notice)),
+            Err(error) => {
+                tracing::debug!(%error, "notices of the kernel's tables were lost");
+                // An error that stays must not make a busy loop.
+                sleep(QUIET).await;
+                true
+            }
+        };
+        if concerned {
+            self.disturbed = Some(Instant::now() + QUIET);
+        }
+    }
+
+    /// Whether rules of ours may be touched.
+    fn concerns(&self, notice: &Notice) -> bool {
+        const CHAINS: [&str; 4] = ["POSTROUTING", "FORWARD", "FLANNEL-POSTRTG", "FLANNEL-FWD"];
+        match (self.mode, notice) {
+            (Mode::Iptables, Notice::TableGone(table)) => table == "nat" || table == "filter",
+            (Mode::Iptables, Notice::RuleGone(_, chain) | Notice::ChainGone(_, chain)) => {
+                CHAINS.contains(&chain.as_str())
+            }
+            // What a neighbour adds to the chains does not concern us.
+            (_, Notice::RuleNew(..)) => false,
+            (Mode::Nftables, Notice::TableGone(table) | Notice::RuleGone(table, _) | Notice::ChainGone(table, _)) => {
+                table == "flannel-ipv4" || table == "flannel-ipv6"
+            }
+        }
     }
 }
