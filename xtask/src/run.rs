@@ -69,3 +69,18 @@ impl Flags<'_> {
         self.0.iter().enumerate().filter_map(at).next_back().or_else(|| env::var(variable).ok())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Flags;
+
+    #[test]
+    fn flags_are_read_as_flanneld_reads_them() {
+        let words = ["-etcd-prefix=/a", "--etcd-endpoints", "http://x:1", "-iface=eth0", "--etcd-prefix=/b"];
+        let words = words.map(ToOwned::to_owned);
+        let flags = Flags(&words);
+        assert_eq!(flags.value("etcd-prefix").as_deref(), Some("/b"), "the last one wins");
+        assert_eq!(flags.value("etcd-endpoints").as_deref(), Some("http://x:1"));
+        assert_eq!(flags.value("subnet-file"), None);
+    }
+}

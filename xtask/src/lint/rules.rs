@@ -26,7 +26,15 @@ struct Confined {
 
 const CONFINED: &[Confined] = &[
     Confined {
-        words: &["rtnetlink::", "netlink_packet_route::", "\"nft\"", "\"iptables", "\"ip6tables", "/proc/sys"],
+        words: &[
+            "rtnetlink::",
+            "netlink_packet_route::",
+            "\"nft\"",
+            "\"iptables\"",
+            "\"iptables-restore",
+            "\"ip6tables",
+            "/proc/sys",
+        ],
         within: "flannel-agent/src",
         only_in: &["flannel-agent/src/kernel"],
         why: "only kernel/ touches the kernel's tables",
@@ -128,4 +136,32 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::check_file;
+
+    #[test]
+    fn breaches_are_found_where_the_rules_hold() {
+        let cases = [
+            ("flannel-agent/src/agent/mod.rs", "use rtnetlink::Handle;", 1),
+            ("flannel-agent/src/kernel/netlink.rs", "use rtnetlink::Handle;", 0),
+            ("flannel-agent/src/plan/diff.rs", "let now = Instant::now();", 1),
+            ("flannel-agent/src/plan/diff.rs", "// an Instant would not be pure", 0),
+            ("flannel-agent/src/lib.rs", "//! No such attribute.", 1),
+            ("flannel-agent/src/lib.rs", "#![forbid(unsafe_code)]", 0),
+            ("tests/src/wait.rs", "#[ignore]", 1),
+        ];
+        for (path, text, expected) in cases {
+            let mut breaches = Vec::new();
+            check_file(Path::new(path), text, &mut breaches);
+            assert_eq!(breaches.len(), expected, "{path}: {text}: {breaches:?}");
+        }
+        let mut breaches = Vec::new();
+        check_file(Path::new("tests/src/wait.rs"), &"\n".repeat(401), &mut breaches);
+        assert_eq!(breaches.len(), 1);
+    }
 }

@@ -65,3 +65,21 @@ impl Count {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Count;
+
+    #[test]
+    fn results_of_all_programs_are_added_up() {
+        let mut count = Count::default();
+        for line in [
+            "test result: ok. 6 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 8.15s",
+            "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test somewhere::test result ... ok",
+        ] {
+            count.read(line);
+        }
+        assert_eq!((count.passed, count.failed), (8, 3));
+    }
+}
