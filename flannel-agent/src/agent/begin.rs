@@ -65,6 +65,7 @@ pub(super) async fn begin<'a>(
         netlink,
         trusted: fastpath.is_some() && flags.fastpath.mode == Mode::Trusted,
         fastpath,
+        blackhole: flags.blackhole_route,
         bridges: flags.fastpath.bridges.clone(),
         own: lease.subnet,
         found: Found::default(),

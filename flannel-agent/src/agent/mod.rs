@@ -31,11 +31,7 @@ pub async fn run(flags: Flags, shutdown: watch::Receiver<bool>) -> Result<(), Er
     let (publisher, state) = watch::channel(Arc::new(NodeState::default()));
     let context = admin::Context::new(state, EventLog::new());
     let served = serve::start(&flags, &context, &shutdown).await?;
-    let mut stop = shutdown.clone();
-    let result = tokio::select! {
-        result = turn::run(&flags, context, publisher) => result,
-        () = stopped(&mut stop) => Ok(()),
-    };
+    let result = turn::run(&flags, context, publisher, shutdown).await;
     systemd::stopping();
     served.finish().await;
     result

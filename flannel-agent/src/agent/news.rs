@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, rules::RulesTask, start, systemd, turn::Agent};
+use super::{Error, node::subnets, rules::RulesTask, start, systemd, turn::Agent};
 use crate::{
     config::{Effect, NetworkConfig, diff},
     events,
@@ -49,6 +49,13 @@ impl Agent<'_> {
                 new.subnet
             ),
         );
+        if self.node.blackhole {
+            for subnet in subnets(old) {
+                if let Err(error) = self.node.netlink.remove_blackhole(subnet).await {
+                    self.events.fault("blackhole", error.to_string());
+                }
+            }
+        }
         self.node.own = new.subnet;
         self.node.backend.lease_acquired(new.subnet, &self.node.netlink).await?;
         let before = Previous {

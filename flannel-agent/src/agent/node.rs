@@ -34,6 +34,8 @@ pub(super) struct Node {
     pub(super) fastpath: Option<FastPath>,
     /// Whether the fast path decides by itself, and so must know where each container is.
     pub(super) trusted: bool,
+    /// Whether our own subnet gets a route of last resort.
+    pub(super) blackhole: bool,
     /// Names of the containers' bridges.
     pub(super) bridges: Vec<String>,
     /// Networks whose routes of ours are cleaned up: the current one and the one of an earlier run.
@@ -75,6 +77,11 @@ impl Node {
             Err(error) => {
                 found.failures.push(error.to_string());
                 found.peers = std::mem::take(&mut self.found.peers);
+            }
+        }
+        if self.blackhole {
+            for subnet in subnets(self.own) {
+                found.failures.extend(self.netlink.put_blackhole(subnet).await.err().map(|error| error.to_string()));
             }
         }
         if let Err(error) = self.shortcut(peers, &mut found).await {
@@ -153,6 +160,11 @@ impl Node {
             self.repeats.clear(gone);
         }
     }
+}
+
+/// The subnets of a lease, one per family.
+pub(super) fn subnets(own: Subnet) -> impl Iterator<Item = IpNet> {
+    std::iter::once(IpNet::V4(own.v4)).chain(own.v6.map(IpNet::V6))
 }
 
 fn kind(change: &Change) -> &'static str {

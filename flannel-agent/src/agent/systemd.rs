@@ -5,27 +5,27 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 /// Tells systemd that subnet.env is written and the node forwards.
-pub fn ready(status: &str) {
+pub(super) fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// One line for `systemctl status`.
-pub fn status(status: &str) {
+pub(super) fn status(status: &str) {
     send(&[NotifyState::Status(status)]);
 }
 
 /// Tells systemd that we are about to end.
-pub fn stopping() {
+pub(super) fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
 /// Tells systemd that the loop still turns.
-pub fn alive() {
+pub(super) fn alive() {
     send(&[NotifyState::Watchdog]);
 }
 
 /// How often [`alive`] must be called: half of what `WatchdogSec=` allows; `None` without a watchdog.
-pub fn watchdog() -> Option<Duration> {
+pub(super) fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Error, node::Node, rules::RulesTask, start, systemd};
+use super::{Error, node::Node, rules::RulesTask, start, stopped, systemd};
 use crate::{
     admin::Context,
     cli::flanneld::Flags,
@@ -59,10 +59,19 @@ pub(super) async fn run(
     flags: &Flags,
     context: Context,
     publisher: watch::Sender<Arc<NodeState>>,
+    mut shutdown: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let kernel = Netlink::events()?;
-    let (mut agent, updates, keeper_events) = super::begin::begin(flags, &context, publisher).await?;
-    agent.turn(updates, kernel, keeper_events).await
+    let (mut agent, updates, keeper_events) = tokio::select! {
+        begun = super::begin::begin(flags, &context, publisher) => begun?,
+        () = stopped(&mut shutdown) => return Ok(()),
+    };
+    tokio::select! {
+        result = agent.turn(updates, kernel, keeper_events) => return result,
+        () = stopped(&mut shutdown) => {}
+    }
+    agent.release().await;
+    Ok(())
 }
 
 impl Agent<'_> {
@@ -101,6 +110,20 @@ impl Agent<'_> {
         self.keeper.observe(&update);
         if self.table.apply(update) || !self.ready {
             self.hurry();
+        }
+    }
+
+    /// Gives the lease back, if that is asked for; otherwise it stays, so that a node that comes back within a day gets
+    /// its subnet again.
+    async fn release(&self) {
+        if !self.flags.lease.release_on_exit {
+            return;
+        }
+        let lease = self.keeper.held().lease;
+        match self.store.release(&lease).await {
+            Ok(true) => self.events.record("lease-released", format!("lease of {} given back", lease.subnet)),
+            Ok(false) => self.events.record("lease-released", format!("lease of {} was gone already", lease.subnet)),
+            Err(error) => self.events.fault("lease-released", format!("cannot give {} back: {error}", lease.subnet)),
         }
     }
 

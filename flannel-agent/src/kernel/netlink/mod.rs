@@ -5,6 +5,7 @@
 
 mod address;
 mod apply;
+mod blackhole;
 mod error;
 mod event;
 mod link;

@@ -136,13 +136,13 @@ pub(super) fn oif(route: &RouteMessage) -> u32 {
     route.attributes.iter().find_map(|a| if let RouteAttribute::Oif(oif) = a { Some(*oif) } else { None }).unwrap_or(0)
 }
 
-fn empty(v4: bool) -> RouteMessage {
+pub(super) fn empty(v4: bool) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message
 }
 
-fn address(ip: IpAddr) -> RouteAddress {
+pub(super) fn address(ip: IpAddr) -> RouteAddress {
     match ip {
         IpAddr::V4(ip) => RouteAddress::Inet(ip),
         IpAddr::V6(ip) => RouteAddress::Inet6(ip),
