@@ -126,7 +126,11 @@ fn order_defaults_and_errors() {
                 Flags { iface: &["203.0.113.5"], ..NONE },
                 Ok(("eth1", [203, 0, 113, 5], [203, 0, 113, 5])),
             ),
-            ("loopback by address", Flags { iface: &["127.0.0.1"], ..NONE }, Ok(("lo", [127, 0, 0, 1], [127, 0, 0, 1]))),
+            (
+                "loopback by address",
+                Flags { iface: &["127.0.0.1"], ..NONE },
+                Ok(("lo", [127, 0, 0, 1], [127, 0, 0, 1])),
+            ),
             ("but not by name", Flags { iface: &["lo"], ..NONE }, Err("lo has no usable IPv4 address")),
             ("no address at all", Flags { iface: &["empty"], ..NONE }, Err("empty has no usable IPv4 address")),
             ("public address of this host", Flags { public: Some("198.51.100.5"), ..NONE }, eth1),
@@ -147,7 +151,11 @@ fn order_defaults_and_errors() {
             ),
             ("unknown address", Flags { iface: &["192.0.2.77"], ..NONE }, Err("no interface has this address")),
             ("IPv6 address in an IPv4 network", Flags { iface: &["2001:db8::5"], ..NONE }, Err("IPv4 alone")),
-            ("pattern that matches nothing", Flags { regex: &["^wlan"], ..NONE }, Err("matches no address and no name")),
+            (
+                "pattern that matches nothing",
+                Flags { regex: &["^wlan"], ..NONE },
+                Err("matches no address and no name"),
+            ),
             ("broken pattern", Flags { regex: &["("], ..NONE }, Err("-iface-regex=(: regex parse error")),
             ("every attempt is told", Flags { iface: &["eth9", "lo"], ..NONE }, Err("; lo has no usable")),
         ],
@@ -188,7 +196,8 @@ fn dual_stack() {
     assert_eq!(uplink.public_ipv6, uplink.v6);
     let uplink = chosen(Flags { iface: &["2001:db8:1::5"], ..NONE }).unwrap();
     assert_eq!((uplink.name.as_str(), IpAddr::V4(uplink.address)), ("eth1", "198.51.100.5".parse().unwrap()));
-    let elsewhere = IfaceSpec { public_ipv6: Some("2001:db8:1::5".parse().unwrap()), ..Flags { iface: &["eth0"], ..NONE }.spec() };
+    let elsewhere =
+        IfaceSpec { public_ipv6: Some("2001:db8:1::5".parse().unwrap()), ..Flags { iface: &["eth0"], ..NONE }.spec() };
     let error = choose(&ns, &elsewhere, Stack::Dual).unwrap_err().to_string();
     assert!(error.contains("is not an address of eth0"), "{error}");
     let error = chosen(Flags { iface: &["empty"], ..NONE }).unwrap_err().to_string();

@@ -229,7 +229,10 @@ fn host_gw_refuses_a_public_address_that_is_not_the_interfaces() {
     nat.public_ip = Ipv4Addr::new(203, 0, 113, 7);
     let error = Node::start_in(&host.ns, &backend_common::config(HOST_GW), &nat, 1).unwrap_err();
     let text = error.to_string();
-    assert!(matches!(error, Error::Unfit { .. }) && text.contains("203.0.113.7") && text.contains("192.0.2.11"), "{text}");
+    assert!(
+        matches!(error, Error::Unfit { .. }) && text.contains("203.0.113.7") && text.contains("192.0.2.11"),
+        "{text}"
+    );
 }
 
 #[test]

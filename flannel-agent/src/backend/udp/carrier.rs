@@ -6,7 +6,7 @@
 use std::{
     io::{self, IoSlice, IoSliceMut},
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +19,10 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         eventfd::{EfdFlags, EventFd},
-        socket::{MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg},
+        socket::{
+            AddressFamily, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType, SockaddrIn, recvmmsg, sendmmsg,
+            sendto, socket,
+        },
     },
 };
 use tun_rs::SyncDevice;
@@ -70,7 +73,8 @@ impl Carrier {
         socket.set_nonblocking(true)?;
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let stopped = Arc::clone(&stop);
-        let work = move || Ends { tun, socket, address, port, shared, buffers: buffers() }.run(&stopped);
+        let errors = raw_socket();
+        let work = move || Ends { tun, socket, errors, address, port, shared, buffers: buffers() }.run(&stopped);
         let thread = std::thread::Builder::new().name("udp-carrier".into()).spawn(work)?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -96,10 +100,19 @@ impl Drop for Carrier {
 struct Ends {
     tun: SyncDevice,
     socket: UdpSocket,
+    errors: Option<OwnedFd>,
     address: Ipv4Addr,
     port: u16,
     shared: Arc<Shared>,
     buffers: Vec<Vec<u8>>,
+}
+
+/// Where ICMP errors leave: written into the TUN device, as upstream does, the kernel drops them, since their source
+/// is an address of its own. Without the right to open one (`CAP_NET_RAW`) there are none.
+fn raw_socket() -> Option<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let opened = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Raw);
+    opened.inspect_err(|error| tracing::debug!(%error, "no raw socket: no ICMP errors from the udp carrier")).ok()
 }
 
 fn buffers() -> Vec<Vec<u8>> {
@@ -153,9 +166,7 @@ impl Ends {
             let Some(destination) = packet::destination(packet) else { continue };
             let Some(node) = peers.node(destination) else {
                 self.shared.lost.no_peer.fetch_add(1, Ordering::Relaxed);
-                if let Some(error) = packet::unreachable(packet, self.address) {
-                    count_refused(&self.shared.lost, self.tun.send(&error));
-                }
+                answer(self.errors.as_ref(), packet, self.address);
                 continue;
             };
             if packet::take_ttl(packet) {
@@ -211,6 +222,16 @@ fn receive(
     let mut slices: Vec<[IoSliceMut<'_>; 1]> = buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
     let received = recvmmsg(socket.as_raw_fd(), headers, &mut slices, MsgFlags::MSG_DONTWAIT, None)?;
     Ok(received.map(|message| message.bytes).collect())
+}
+
+/// Tells the sender of a packet that nobody carries it.
+fn answer(errors: Option<&OwnedFd>, offender: &[u8], from: Ipv4Addr) {
+    let (Some(errors), Some(error)) = (errors, packet::unreachable(offender, from)) else { return };
+    let Some(sender) = packet::destination(&error) else { return };
+    let sent = sendto(errors.as_raw_fd(), &error, &SockaddrIn::from(SocketAddrV4::new(sender, 0)), MsgFlags::empty());
+    if let Err(error) = sent {
+        tracing::trace!(%error, %sender, "ICMP error not sent");
+    }
 }
 
 fn tun_fd(tun: &SyncDevice) -> BorrowedFd<'_> {
