@@ -111,7 +111,7 @@ impl Agent<'_> {
         for difference in diff(&self.node.config, &new) {
             match difference.effect {
                 Effect::Restart => {
-                    self.warn_config(difference.to_string(), "systemctl restart flanneld, on every node")
+                    self.warn_config(difference.to_string(), "systemctl restart flanneld, on every node");
                 }
                 Effect::Live | Effect::NextLease => self.events.record("config", difference.to_string()),
             }

@@ -41,7 +41,7 @@ impl Agent<'_> {
         let peers = self.peers();
         self.publisher.send_modify(|state| {
             let state = Arc::make_mut(state);
-            state.warnings = self.standing.clone();
+            state.warnings.clone_from(&self.standing);
             state.warnings.extend(self.rules.iter().flat_map(RulesTask::warnings));
             if state.store.connected {
                 // The watch notices a dead connection within seconds, so that silence is good news.
