@@ -43,7 +43,8 @@ pub fn generate(ctx: XdpContext) -> u32 {
     tick(cursor);
     let flow = cursor.made as u32 & frames.flow_mask;
     cursor.made += 1;
-    let written = if frames.encapsulated == 0 { write_plain(&ctx, frames, flow) } else { write_encapsulated(&ctx, frames, flow) };
+    let written =
+        if frames.encapsulated == 0 { write_plain(&ctx, frames, flow) } else { write_encapsulated(&ctx, frames, flow) };
     if written.is_none() {
         return XDP_ABORTED;
     }

@@ -50,11 +50,14 @@ pub(super) async fn begin<'a>(
     let uplink = start::uplink(flags, &config, &netlink).await?;
     let mut standing = prepare_kernel(flags, &context.events);
     let mut backend = Backend::prepare(&config, &uplink, &netlink).await?;
-    context.events.record("backend", format!("{} over {} ({})", backend.name(), uplink.name, uplink.address));
+    let found = format!("Found network config - Backend type: {}, network {}", backend.name(), config.v4.network);
+    context.events.record("config", found);
+    let using = format!("Using interface with name {} and address {}", uplink.name, uplink.address);
+    context.events.record("uplink", using);
     let previous = start::previous(flags);
     let attrs = start::attrs(&backend, &uplink);
     let lease = start::lease(&store, &config, &attrs, &previous, &context.events).await?;
-    context.events.record("lease-acquired", format!("lease of {} for {}", lease.subnet, attrs.public_ip));
+    context.events.record("lease-acquired", format!("Found lease (ip: {}) for {}", lease.subnet, attrs.public_ip));
     backend.lease_acquired(lease.subnet, &netlink).await?;
     let fastpath = shortcut(flags, &config, &mut standing, &publisher, context);
     let node = Node {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Error, node::subnets, rules::RulesTask, start, systemd, turn::Agent};
+use super::{Error, node::subnets, publish, rules::RulesTask, start, systemd, turn::Agent};
 use crate::{
     config::{Effect, NetworkConfig, diff},
     events,
@@ -22,7 +22,9 @@ impl Agent<'_> {
     pub(super) async fn keeper_says(&mut self, event: KeeperEvent) -> Result<(), Error> {
         match event {
             KeeperEvent::Renewed(lease) => {
-                self.events.record("lease-renewed", format!("lease of {} renewed", lease.subnet));
+                let until = self.keeper.held().expires_at.map_or(0, publish::seconds);
+                let text = format!("Lease renewed, new expiration: {until} ({})", lease.subnet);
+                self.events.record("lease-renewed", text);
             }
             KeeperEvent::Reacquired(lease) => {
                 self.events.record("lease-reacquired", format!("lease of {} taken again", lease.subnet));
@@ -157,7 +159,8 @@ impl Agent<'_> {
             Ok(()) => {
                 self.standing.retain(|warning| warning.code != SUBNET_FILE);
                 let path = self.flags.subnet_file.display();
-                self.events.record("subnet-file", format!("wrote {path}: {}, MTU {}", self.node.own, file.mtu));
+                self.events
+                    .record("subnet-file", format!("Wrote subnet file to {path}: {}, MTU {}", self.node.own, file.mtu));
                 true
             }
             Err(error) => {
@@ -190,7 +193,8 @@ impl Agent<'_> {
         if self.written {
             if !self.ready {
                 self.ready = true;
-                self.events.record("ready", format!("ready: {} on {}", self.node.own, self.node.uplink.name));
+                self.events
+                    .record("ready", format!("flannel is ready: {} on {}", self.node.own, self.node.uplink.name));
                 systemd::ready(&format!("leases {} on {}", self.node.own, self.node.uplink.name));
             }
         } else {

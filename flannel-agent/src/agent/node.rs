@@ -10,7 +10,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::{
-    backend::{self, Backend, Change, Foreign, Reached},
+    backend::{self, Backend, Change, Foreign, Object, Reached, Slot},
     config::NetworkConfig,
     events::EventLog,
     fastpath::{self, FastPath},
@@ -108,10 +108,11 @@ impl Node {
         let failed = self.netlink.apply(&plan.changes).await;
         for change in plan.changes.iter().filter(|change| failed.iter().all(|(other, _)| other != *change)) {
             self.reconcile.changes += 1;
-            self.events.record(kind(change), change.to_string());
+            self.events.record(kind(change), text(change));
         }
         found.failures.extend(failed.iter().map(|(change, error)| format!("{change}: {error}")));
         found.conflicts = plan.conflicts;
+        self.report_peers(&desired.peers);
         found.peers = desired.peers;
     }
 
@@ -146,6 +147,21 @@ impl Node {
         Ok(())
     }
 
+    /// Says once what becomes wrong with a peer, and once that it is well again.
+    fn report_peers(&self, now: &BTreeMap<Subnet, Reached>) {
+        let problem =
+            |peers: &BTreeMap<Subnet, Reached>, subnet| peers.get(subnet).and_then(|peer| peer.problem.clone());
+        for subnet in now.keys() {
+            match (problem(&self.found.peers, subnet), problem(now, subnet)) {
+                (before, Some(text)) if before.as_ref() != Some(&text) => {
+                    self.events.fault("peer-problem", format!("peer {subnet}: {text}"));
+                }
+                (Some(_), None) => self.events.record("peer-well", format!("peer {subnet} is well again")),
+                _ => {}
+            }
+        }
+    }
+
     /// Says each fault once, and again ever more rarely while it lasts.
     fn report(&mut self, failures: &[String]) {
         let now = self.started.elapsed();
@@ -165,6 +181,18 @@ impl Node {
 /// The subnets of a lease, one per family.
 pub(super) fn subnets(own: Subnet) -> impl Iterator<Item = IpNet> {
     std::iter::once(IpNet::V4(own.v4)).chain(own.v6.map(IpNet::V6))
+}
+
+/// One line about a change; for routes it begins with the words that flannel's operators look for.
+fn text(change: &Change) -> String {
+    match change {
+        Change::Put(Slot::Route(dst), Object::Route { gateway: Some(via), .. })
+        | Change::Replace { slot: Slot::Route(dst), new: Object::Route { gateway: Some(via), .. }, .. } => {
+            format!("Subnet added: {dst} via {via}")
+        }
+        Change::Remove(Slot::Route(dst), _) => format!("Subnet removed: {dst}"),
+        Change::Put(..) | Change::Replace { .. } | Change::Remove(..) => change.to_string(),
+    }
 }
 
 fn kind(change: &Change) -> &'static str {

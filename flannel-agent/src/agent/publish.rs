@@ -105,6 +105,6 @@ fn peer_state(peer: &Lease, node: &Node) -> PeerState {
 }
 
 /// Seconds since the Unix epoch.
-fn seconds(at: SystemTime) -> u64 {
+pub(super) fn seconds(at: SystemTime) -> u64 {
     at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -1,8 +1,9 @@
 //! What the health paths answer: flannel's own words first, then what is wrong.
 
 use axum::http::StatusCode;
+use flannel_common::abi::program;
 
-use crate::state::{NodeState, PeerWay};
+use crate::state::{HookState, NodeState, PeerWay};
 
 /// Seconds without a word from the store after which the node is called unwell; twice the longest pause between keepalives and
 /// progress notices of a healthy watch is far less.
@@ -55,7 +56,9 @@ pub fn faults(node: &NodeState, now: u64) -> Vec<String> {
         let problem = peer.problem.as_deref().unwrap_or("unreachable");
         faults.push(format!("peer {} at {}: {problem}", peer.subnet, peer.public_ip));
     }
-    for hook in node.fastpath.hooks.iter().filter(|hook| hook.rung == "none") {
+    // XDP is a bonus that most drivers do not give: without it nothing is wrong.
+    let missing = |hook: &&HookState| hook.rung == "none" && !hook.program.ends_with(program::TRANSIT);
+    for hook in node.fastpath.hooks.iter().filter(missing) {
         let reason = hook.reason.as_deref().unwrap_or("not attached");
         faults.push(format!("fast path: {} on {}: {reason}", hook.program, hook.interface));
     }

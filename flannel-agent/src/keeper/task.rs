@@ -194,7 +194,7 @@ impl Task {
             Renew::Renewed(lease) => {
                 self.failed = None;
                 self.keep(lease.clone(), lease.ttl_id.map(|_| TTL));
-                tracing::info!(subnet = %lease.subnet, "Lease renewed, new expiration: {}", self.expiration());
+                tracing::debug!(subnet = %lease.subnet, "Lease renewed, new expiration: {}", self.expiration());
                 self.tell(KeeperEvent::Renewed(lease));
                 Ok(())
             }
@@ -209,7 +209,7 @@ impl Task {
     }
 
     async fn lose(&mut self, why: String) -> Result<(), AcquireError> {
-        tracing::error!(subnet = %self.lease.subnet, why, "lost our lease; getting it back, or another");
+        tracing::debug!(subnet = %self.lease.subnet, why, "lost our lease; getting it back, or another");
         self.todo = Todo::Regain;
         self.publish.send_modify(|held| held.lost = true);
         self.tell(KeeperEvent::Lost { why });
@@ -227,10 +227,10 @@ impl Task {
         self.todo = Todo::Keep;
         self.keep(new.clone(), new.ttl_id.map(|_| TTL));
         if new.subnet == old.subnet {
-            tracing::warn!(subnet = %new.subnet, "our lease is ours again");
+            tracing::debug!(subnet = %new.subnet, "our lease is ours again");
             self.tell(KeeperEvent::Reacquired(new));
         } else {
-            tracing::error!(old = %old.subnet, new = %new.subnet, "our subnet is another now; containers must be started anew");
+            tracing::debug!(old = %old.subnet, new = %new.subnet, "our subnet is another now; containers must be started anew");
             self.tell(KeeperEvent::Replaced { old, new });
         }
         Ok(())

@@ -243,7 +243,7 @@ impl Watch {
 
     async fn connected(&mut self, revision: i64) -> Result<(), Closed> {
         if self.error.take().is_some() {
-            tracing::info!(endpoint = self.store.endpoint(), revision, "the store answers again");
+            tracing::debug!(endpoint = self.store.endpoint(), revision, "the store answers again");
         }
         Ok(self.updates.send(Update::Connected { revision }).await?)
     }
@@ -253,7 +253,7 @@ impl Watch {
             return Ok(());
         }
         if self.error.is_none() {
-            tracing::warn!(%error, "lost the store: keeping what is known and trying again");
+            tracing::debug!(%error, "lost the store: keeping what is known and trying again");
         }
         self.error = Some(error.clone());
         Ok(self.updates.send(Update::Disconnected { error }).await?)
