@@ -45,7 +45,8 @@ pub(super) fn kernel_at_least(major: u8, minor: u8) -> bool {
 
 /// The interface's name now: it may have been renamed since we were told.
 pub(super) fn current_name(ifindex: u32) -> Option<String> {
-    if_indextoname(ifindex).ok()?.into_string().ok()
+    // nix gives an empty name, not an error, for an index that nobody has.
+    if_indextoname(ifindex).ok()?.into_string().ok().filter(|name| !name.is_empty())
 }
 
 /// Makes an existing tcx link run this program. `None` if the link is dead, of another kind, or cannot be changed; it is

@@ -1,6 +1,6 @@
 //! Taking everything away again that is ours, with or without an agent.
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use aya::programs::TcAttachType;
 use ipnet::Ipv4Net;
@@ -33,10 +33,13 @@ pub fn cleanup(pin_root: &Path, network: Option<Ipv4Net>) -> Result<Removed, Err
         Some(network) => vec![NetworkDir::of(pin_root, network)?],
         None => NetworkDir::all(pin_root)?,
     };
-    let mut removed = Removed::default();
-    let mut networks: Vec<Ipv4Net> = network.into_iter().collect();
+    let networks: BTreeSet<Ipv4Net> = dirs.iter().filter_map(NetworkDir::network).chain(network).collect();
+    // Filters before the qdiscs that they hang on.
+    let mut removed = Removed {
+        filters: networks.into_iter().map(|network| remove_filters(network, |_, _| true)).sum(),
+        ..Removed::default()
+    };
     for dir in dirs {
-        networks.extend(dir.network());
         for version in dir.versions()? {
             removed.links += version.links()?.len();
             removed.qdiscs += remove_qdiscs(&version)?;
@@ -45,8 +48,6 @@ pub fn cleanup(pin_root: &Path, network: Option<Ipv4Net>) -> Result<Removed, Err
         }
         dir.remove_if_empty(pin_root);
     }
-    networks.dedup();
-    removed.filters = networks.into_iter().map(|network| remove_filters(network, |_, _| true)).sum();
     Ok(removed)
 }
 
@@ -65,8 +66,7 @@ pub(super) fn remove_filters(network: Ipv4Net, unwanted: impl Fn(u32, TcAttachTy
         .count()
 }
 
-/// Removes the clsact qdiscs that we made; that takes away filters of others there as well only if they came after ours
-/// and relied on our qdisc, so a qdisc that still has filters stays.
+/// Removes the clsact qdiscs that we made. One that still has filters is used by somebody, and stays.
 fn remove_qdiscs(dir: &Dir) -> Result<usize, Error> {
     let ours = dir.qdiscs()?;
     if ours.is_empty() {

@@ -20,12 +20,12 @@ pub enum Error {
         source: Box<EbpfError>,
     },
     /// The verifier (or a missing feature) refused a program.
-    #[error("cannot load the BPF program {program}: {source}; the routes carry everything meanwhile")]
+    #[error("cannot load the BPF program {program}: {why}; the routes carry everything meanwhile")]
     Program {
         /// Its name.
         program: &'static str,
-        /// What the kernel said.
-        source: Box<ProgramError>,
+        /// What the kernel said; of the verifier's log, the last words.
+        why: String,
     },
     /// A map could not be opened, read or written.
     #[error("BPF map {map}: {source}")]
@@ -89,13 +89,25 @@ impl Error {
         {
             return Self::Refused { why: format!("program {program}: {io_error}") };
         }
-        Self::Program { program, source: Box::new(error) }
+        Self::Program { program, why: last_words(&error) }
     }
 }
 
 /// Whether the kernel knows no BPF, or gives it to others only.
 fn is_refusal(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::PermissionDenied || error.raw_os_error() == Some(nix::libc::ENOSYS)
+}
+
+/// What the verifier ended with: its whole log is some thousand lines.
+fn last_words(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
+    let log = verifier_log.to_string();
+    let statistics = ["processed ", "verification time ", "stack depth "];
+    let said = log
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty() && !statistics.iter().any(|prefix| line.starts_with(prefix)));
+    said.map_or_else(|| io_error.to_string(), |said| format!("{io_error}: {}", said.trim()))
 }
 
 /// The errno inside whatever aya wraps it in, if there is one.

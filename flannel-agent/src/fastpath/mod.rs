@@ -160,12 +160,15 @@ impl Running {
         if options.mode == Mode::Trusted {
             failures.extend(self.sync_endpoints(inputs).err());
         }
-        failures.extend(self.sync_settings(options, inputs, false).err());
+        match self.sync_settings(options, inputs) {
+            Ok(flows_depend_on_it) => outdated |= flows_depend_on_it,
+            Err(error) => failures.push(error),
+        }
         let pass = self.hooks.sync(&mut self.programs, &wanted(options, inputs));
-        outdated |= pass.outdated;
         failures.extend(pass.failures);
-        if outdated {
-            failures.extend(self.sync_settings(options, inputs, true).err());
+        if outdated || pass.outdated {
+            let settings = Settings { epoch: next_epoch(self.settings.epoch), ..self.settings };
+            failures.extend(self.put_settings(settings).err());
         }
         if !self.synced {
             failures.extend(self.discard_other_versions().err());
@@ -217,8 +220,8 @@ impl Running {
         Ok(())
     }
 
-    /// Writes the settings if they differ, with the next epoch if flows are outdated by them or by the caller's word.
-    fn sync_settings(&mut self, options: &Options, inputs: &Inputs, outdated: bool) -> Result<(), Error> {
+    /// Writes the settings if they differ; whether flows were verified under something else than they say now.
+    fn sync_settings(&mut self, options: &Options, inputs: &Inputs) -> Result<bool, Error> {
         let mut settings = Settings {
             revalidate_ns: u64::try_from(options.revalidate.as_nanos()).unwrap_or(u64::MAX),
             epoch: self.settings.epoch,
@@ -234,11 +237,17 @@ impl Running {
         if let [bridge] = inputs.bridges.as_slice() {
             (settings.bridge_ifindex, settings.bridge_mac) = (bridge.ifindex, bridge.mac);
         }
-        if settings != self.settings || outdated {
-            settings.epoch = next_epoch(self.settings.epoch);
-            self.maps.put_settings(settings)?;
-            self.settings = settings;
+        let Settings { bridge_ifindex, bridge_mac, .. } = settings;
+        let outdated = settings != Settings { bridge_ifindex, bridge_mac, ..self.settings };
+        if settings != self.settings {
+            self.put_settings(settings)?;
         }
+        Ok(outdated)
+    }
+
+    fn put_settings(&mut self, settings: Settings) -> Result<(), Error> {
+        self.maps.put_settings(settings)?;
+        self.settings = settings;
         Ok(())
     }
 

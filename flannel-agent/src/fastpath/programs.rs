@@ -1,6 +1,6 @@
 //! The programs of the object: which hook runs which in which mode, loaded.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io, time::Duration};
 
 use aya::{
     Ebpf,
@@ -9,7 +9,7 @@ use aya::{
 use flannel_common::abi::{Hook, program};
 
 use super::{
-    error::{Error, chain},
+    error::Error,
     options::{self, Mode, Options},
 };
 
@@ -51,11 +51,13 @@ impl Programs {
         let names = |hook| [true, false].map(|has_peer| name(options.mode, hook, has_peer));
         let tc_hooks = Hook::ALL.into_iter().filter(|hook| direction(*hook).is_some());
         for name in tc_hooks.flat_map(names).flatten().collect::<BTreeSet<_>>() {
-            tc_of(&mut ebpf, name)?.load().map_err(|error| Error::from_program(name, error))?;
+            let program = tc_of(&mut ebpf, name)?;
+            patiently(|| program.load()).map_err(|error| Error::from_program(name, error))?;
         }
         let no_xdp = match name(options.mode, Hook::Transit, false) {
             Some(name) if options.xdp != options::Xdp::Off => {
-                xdp_of(&mut ebpf, name)?.load().err().map(|error| chain(&error))
+                let program = xdp_of(&mut ebpf, name)?;
+                patiently(|| program.load()).err().map(|error| Error::from_program(name, error).to_string())
             }
             _ => Some("--xdp=off".to_owned()),
         };
@@ -76,6 +78,21 @@ impl Programs {
     pub(super) fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, Error> {
         xdp_of(&mut self.ebpf, name)
     }
+}
+
+/// Loads, and loads again as long as the verifier gives up for a signal to this process: it answers `EAGAIN` then, and
+/// has said nothing about the program.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(2);
+    let interrupted = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == io::ErrorKind::WouldBlock);
+    for _ in 1..TRIES {
+        match load() {
+            Err(error) if interrupted(&error) => std::thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
+    }
+    load()
 }
 
 fn tc_of<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, Error> {

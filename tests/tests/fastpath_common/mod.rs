@@ -6,6 +6,7 @@ use std::{
     fs,
     net::Ipv4Addr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::programs::{SchedClassifier, TcAttachType};
@@ -15,7 +16,7 @@ use flannel_agent::{
     kernel::netlink::Netlink,
     state::Warning,
 };
-use flannel_tests::{netns::Netns, scratch, topology::Topology};
+use flannel_tests::{netns::Netns, scratch, topology::Topology, wait::wait_until};
 use ipnet::Ipv4Net;
 use nix::net::if_::if_nameindex;
 use serde_json::Value;
@@ -45,7 +46,7 @@ impl PinRoot {
 
 impl Drop for PinRoot {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).ok();
+        fs::remove_dir_all(&self.0).or_else(|_| fs::remove_file(&self.0)).ok();
     }
 }
 
@@ -118,12 +119,19 @@ pub(crate) fn attached(ns: &Netns) -> Vec<String> {
     entries(ns).into_iter().map(|(shown, _)| shown).collect()
 }
 
+/// Waits until just this is attached: the kernel detaches an unpinned link a moment later.
+#[track_caller]
+pub(crate) fn expect_attached(ns: &Netns, expected: &[&str]) {
+    let settled = wait_until("the hooks to settle", Duration::from_secs(5), || attached(ns) == expected);
+    assert!(settled.is_ok(), "attached is {:#?}\nnot {expected:#?}", attached(ns));
+}
+
 /// The same with the ids of the programs. (bpftool of Debian 12 knows no tcx, so the kernel is asked directly.)
 pub(crate) fn entries(ns: &Netns) -> Vec<(String, u64)> {
     let mut shown = ns.enter(tcx_entries).unwrap();
     for (device, link) in devices(ns) {
-        if let Some(id) = link["xdp"]["prog"]["id"].as_u64() {
-            shown.push((format!("{device} xdp{} {}", link["xdp"]["mode"], link["xdp"]["prog"]["name"]), id));
+        if let (Some(id), Some(name)) = (link["xdp"]["prog"]["id"].as_u64(), link["xdp"]["prog"]["name"].as_str()) {
+            shown.push((format!("{device} xdp{} {name}", link["xdp"]["mode"]), id));
         }
         for direction in ["ingress", "egress"] {
             let text = ns.sh(&format!("tc -j filter show dev {device} {direction} 2>/dev/null || true")).unwrap();
