@@ -2,9 +2,9 @@
 //!
 //! Every arm has hosts of its own and all of them stand side by side, so that arms alternate without being rebuilt.
 
-use std::{fmt::Write as _, fs, net::Ipv4Addr, time::Duration};
+use std::{fmt::Write as _, fs, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -137,7 +137,7 @@ impl Lab {
             restore(host, &rules::flannel(net::NETWORK.parse()?, net::subnet(n), net::OUTSIDE))?;
         }
         if self.arm == Arm::NftFlowtable {
-            host.sh(&flowtable_script()).context("nft flowtable")?;
+            host.sh(FLOWTABLE).map_err(|_| anyhow!("the kernel has no flowtable"))?;
         }
         Ok(())
     }
@@ -283,20 +283,12 @@ fn vxlan_commands(n: u8) -> String {
 }
 
 /// The kernel's flowtable for every established flow.
-fn flowtable_script() -> String {
-    "nft -f - <<END
+const FLOWTABLE: &str = "nft -f - <<END
 table inet bench {
   flowtable fast { hook ingress priority 0; devices = { eth0, veth1 }; }
   chain forward { type filter hook forward priority -1; meta l4proto { tcp, udp } flow add @fast; }
 }
-END"
-    .to_owned()
-}
-
-/// Address of the container that flows of a pair of hosts go to.
-pub fn pair_target() -> Ipv4Addr {
-    net::container(2)
-}
+END";
 
 /// How long an agent may take to carry everything.
 pub const READY: Duration = Duration::from_secs(30);

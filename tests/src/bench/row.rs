@@ -23,6 +23,9 @@ pub struct Outcome {
     pub rows: Vec<Row>,
 }
 
+/// Fewer samples than this have no spread worth the name.
+const ROUNDS_MIN: usize = 3;
+
 /// One workload with its parameters in one arm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -124,12 +127,12 @@ pub fn verdict(new: &Spread, old: &Spread, better: Better) -> &'static str {
 
 /// Fills in how the rows of one case compare with the arm `kernel-rules`.
 pub fn compare_with_baseline(rows: &mut [Row]) {
-    let baseline = rows.iter().find(|row| row.arm == Arm::KernelRules.label()).and_then(Row::spread);
-    let Some(baseline) = baseline else { return };
+    let baseline = rows.iter().find(|row| row.arm == Arm::KernelRules.label());
+    let Some((baseline, rounds)) = baseline.and_then(|row| Some((row.spread()?, row.rounds))) else { return };
     for row in rows {
         let Some(spread) = row.spread() else { continue };
         row.ratio = (baseline.median != 0.0).then(|| spread.median / baseline.median);
-        if row.arm != Arm::KernelRules.label() {
+        if row.arm != Arm::KernelRules.label() && rounds.min(row.rounds) >= ROUNDS_MIN {
             row.verdict = Some(verdict(&spread, &baseline, row.better).to_owned());
         }
     }
