@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod ci;
 mod demo;
+mod dist;
 mod doctor;
 mod lint;
 mod run;
@@ -38,6 +39,8 @@ enum Verb {
     Demo(demo::Args),
     /// Measure what the fast path gains over the kernel.
     Bench(bench::Args),
+    /// Make a Debian package, an RPM and a tarball for nodes.
+    Dist,
     /// Run the tests and count them.
     Test(test::Args),
     /// Check formatting, lints and the rules of the architecture.
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Dist => dist::run(),
         Verb::Test(args) => test::run(&args),
         Verb::Lint => lint::run(),
         Verb::Ci => ci::run(),
