@@ -215,7 +215,7 @@ fn find(table: &'static [Flag], name: &str) -> Result<&'static Flag, FlagError> 
 }
 
 fn hint(nearest: Option<&str>) -> String {
-    nearest.map(|name| format!(" (is -{name} meant?)")).unwrap_or_default()
+    nearest.map_or_else(|| "; -help lists every flag".to_owned(), |name| format!("; is -{name} meant?"))
 }
 
 /// The flag that was probably meant: at most two letters inserted, left out or replaced.

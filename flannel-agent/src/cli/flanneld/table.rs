@@ -95,7 +95,12 @@ pub static TABLE: &[Flag] = &[
     ),
     flag("bridge", Kind::List, FAST, "bridge of the containers; repeatable (default docker0)"),
     flag("attach", Kind::Text("ports"), FAST, "ports: at each port of the bridges; bridge: at the bridges"),
-    flag("xdp", Kind::Text("auto"), FAST, "auto: where the driver does it natively; on: report a refusal; off"),
+    flag(
+        "xdp",
+        Kind::Text("auto"),
+        FAST,
+        "auto: where the driver does it natively, but not on a veth; on: on a veth too; off",
+    ),
     flag("hook", Kind::Text("auto"), FAST, "auto, tcx or clsact"),
     flag(
         "revalidate",

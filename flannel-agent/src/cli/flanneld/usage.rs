@@ -5,6 +5,8 @@ use crate::cli::goflag::{Flag, Kind};
 
 /// Column at which explanations start.
 const COLUMN: usize = 34;
+/// Columns that a line may take.
+const WIDTH: usize = 120;
 
 /// Every flag with its default, by group.
 pub(super) fn text() -> String {
@@ -25,7 +27,10 @@ pub(super) fn text() -> String {
             lines.push(format!("\n{group}:"));
         }
         let head = format!("  -{}{}", flag.name, placeholder(flag));
-        let help = format!("{}{}", flag.help, default(flag));
+        let mut help = format!("{}{}", flag.help, default(flag));
+        if COLUMN + help.len() > WIDTH {
+            help = format!("{}\n{:COLUMN$}{}", flag.help, "", default(flag).trim_start());
+        }
         lines.push(if head.len() < COLUMN {
             format!("{head:COLUMN$}{help}")
         } else {

@@ -1,0 +1,5 @@
+//! What a site notices of flannel without a packet: configuration, flags and subnet.env, as tables.
+
+mod config;
+mod flags;
+mod subnet_file;
