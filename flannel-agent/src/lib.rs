@@ -29,6 +29,8 @@ pub mod agent;
 pub mod http;
 pub mod metrics;
 
+pub mod rules;
+
 pub mod doctor;
 pub mod explain;
 

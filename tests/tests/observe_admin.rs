@@ -222,17 +222,18 @@ fn leases_are_listed_reserved_and_released() {
 
     let lease = |n, ttl| LeaseRow {
         subnet: subnet(n),
-        public_ip: [192, 0, 2, n as u8].into(),
+        subnet_v6: None,
+        public_ip: [192, 0, 2, 11 + n as u8].into(),
         backend: "host-gw".into(),
         ttl,
         revision: 5,
-        own: n == 1,
+        own: false,
     };
     let store = Arc::new(MemoryStore::default());
-    *store.leases.lock().unwrap() = vec![lease(2, Some(86_000)), lease(1, Some(100)), lease(3, None)];
+    *store.leases.lock().unwrap() = vec![lease(2, Some(86_000)), lease(0, Some(100)), lease(3, None)];
     agent.context.store.set(store);
     let text = agent.says(0, &["leases"]);
-    assert_has(&text, &["10.0.1.0/24  192.0.2.1  host-gw   1 min 40 s  this node", "reserved"]);
+    assert_has(&text, &["10.0.0.0/24  192.0.2.11  host-gw   1 min 40 s  this node", "reserved"]);
     agent.says(0, &["lease", "reserve", "10.0.2.0/24"]);
     assert_eq!(agent.says(0, &["leases"]).matches("reserved").count(), 2);
     agent.says(0, &["lease", "release", "10.0.2.0/24"]);

@@ -118,15 +118,29 @@ fn subnet(address: &str, length: &str) -> Result<Ipv4Net, OpsError> {
 }
 
 async fn leases(State(context): State<Context>) -> Response {
-    match store(&context) {
-        Ok(store) => answer(store.leases().await),
-        Err(error) => answer::<()>(Err(error)),
+    let mut rows = match store(&context) {
+        Ok(store) => store.leases().await,
+        Err(error) => Err(error),
+    };
+    let own = context.node().lease.as_ref().map(|lease| (lease.subnet, lease.public_ip));
+    for row in rows.iter_mut().flatten() {
+        row.own = own == Some((row.subnet, row.public_ip));
     }
+    answer(rows)
 }
 
-async fn reserve(State(context): State<Context>, Path((address, length)): Path<(String, String)>) -> Response {
+#[derive(Deserialize)]
+struct For {
+    host: Option<std::net::Ipv4Addr>,
+}
+
+async fn reserve(
+    State(context): State<Context>,
+    Path((address, length)): Path<(String, String)>,
+    Query(For { host }): Query<For>,
+) -> Response {
     match subnet(&address, &length).and_then(|net| Ok((net, store(&context)?))) {
-        Ok((net, store)) => answer(store.reserve(net).await),
+        Ok((net, store)) => answer(store.reserve(net, host).await),
         Err(error) => answer::<()>(Err(error)),
     }
 }

@@ -4,6 +4,7 @@
 
 mod api;
 pub mod client;
+mod etcd;
 mod ops;
 mod peers;
 mod socket;

@@ -3,19 +3,19 @@
 use std::net::Ipv4Addr;
 
 use futures::future::BoxFuture;
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
 /// Operations on leases and the cluster's configuration. The store answers them in the agent, memory in tests.
 pub trait StoreOps: Send + Sync {
-    /// Every lease, ours too.
+    /// Every lease, ours too; [`LeaseRow::own`] is left to the caller.
     fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseRow>, OpsError>>;
     /// The text of the cluster's configuration; `None` if there is none.
     fn config(&self) -> BoxFuture<'_, Result<Option<String>, OpsError>>;
     /// Writes the cluster's configuration, which the caller has validated.
     fn set_config(&self, text: String) -> BoxFuture<'_, Result<(), OpsError>>;
-    /// Makes the lease of `subnet` a reservation: it no longer ends by itself.
-    fn reserve(&self, subnet: Ipv4Net) -> BoxFuture<'_, Result<(), OpsError>>;
+    /// Makes the lease of `subnet` a reservation: it no longer ends by itself. A subnet without a lease is reserved for `host`.
+    fn reserve(&self, subnet: Ipv4Net, host: Option<Ipv4Addr>) -> BoxFuture<'_, Result<(), OpsError>>;
     /// Deletes the lease of `subnet`.
     fn release(&self, subnet: Ipv4Net) -> BoxFuture<'_, Result<(), OpsError>>;
 }
@@ -25,6 +25,8 @@ pub trait StoreOps: Send + Sync {
 pub struct LeaseRow {
     /// What is claimed.
     pub subnet: Ipv4Net,
+    /// The IPv6 subnet of a dual-stack lease.
+    pub subnet_v6: Option<Ipv6Net>,
     /// By which host.
     pub public_ip: Ipv4Addr,
     /// The host's backend; empty for udp and alloc.

@@ -148,6 +148,9 @@ pub enum LeaseVerb {
     Reserve {
         /// Its subnet (172.16.5.0/24)
         subnet: Ipv4Net,
+        /// Host address that the subnet is for, if nobody has leased it yet
+        #[arg(long = "for", value_name = "ADDRESS")]
+        host: Option<Ipv4Addr>,
     },
     /// Deletes a lease; its node, if it lives, takes another
     Release {

@@ -13,8 +13,10 @@ use crate::{
 
 pub(super) async fn run(client: &Client, output: Output, verb: &LeaseVerb) -> anyhow::Result<Outcome> {
     match verb {
-        LeaseVerb::Reserve { subnet } => {
-            client.ask::<()>(Method::PUT, &format!("/v1/leases/{subnet}/reservation"), String::new()).await?;
+        LeaseVerb::Reserve { subnet, host } => {
+            let host = host.map_or(String::new(), |host| format!("?host={host}"));
+            let target = format!("/v1/leases/{subnet}/reservation{host}");
+            client.ask::<()>(Method::PUT, &target, String::new()).await?;
             print(&format!("{subnet} is reserved\n"))?;
         }
         LeaseVerb::Release { subnet } => {

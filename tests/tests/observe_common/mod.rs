@@ -200,7 +200,7 @@ impl StoreOps for MemoryStore {
         })
     }
 
-    fn reserve(&self, subnet: Ipv4Net) -> BoxFuture<'_, Result<(), OpsError>> {
+    fn reserve(&self, subnet: Ipv4Net, _host: Option<Ipv4Addr>) -> BoxFuture<'_, Result<(), OpsError>> {
         Box::pin(async move {
             let mut leases = self.leases.lock().unwrap();
             leases.iter_mut().find(|lease| lease.subnet == subnet).ok_or_else(|| absent(subnet))?.ttl = None;
