@@ -2,89 +2,18 @@
 
 mod observe_common;
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Output},
-    sync::Arc,
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, sync::Arc};
 
 use flannel_agent::{
-    admin::{self, Context, LeaseRow},
+    admin::{self, LeaseRow},
     state::NodeState,
 };
 use flannel_tests::{flanneld::binary, require, scratch::Scratch, skip::Feature};
-use observe_common::{MemoryStore, context, memory, node, subnet};
-use tokio::sync::{oneshot, watch};
-
-/// An agent in memory that serves a socket until it is dropped.
-struct Agent {
-    socket: PathBuf,
-    context: Context,
-    state: watch::Sender<Arc<NodeState>>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    _dir: Scratch,
-}
-
-impl Agent {
-    fn start(node: NodeState) -> Self {
-        let dir = Scratch::new("admin").unwrap();
-        let socket = dir.join("run/flanneld.sock");
-        let (state, context) = context(node);
-        context.traffic.set(Arc::new(memory()));
-        let (stop, stopped) = oneshot::channel::<()>();
-        let (ready, is_ready) = std::sync::mpsc::channel();
-        let (path, served) = (socket.clone(), context.clone());
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let listener = admin::listen(&path).await.unwrap();
-                ready.send(()).unwrap();
-                listener.serve(served, async { stopped.await.unwrap_or_default() }).await.unwrap();
-            });
-        });
-        is_ready.recv().unwrap();
-        Self { socket, context, state, stop: Some(stop), thread: Some(thread), _dir: dir }
-    }
-
-    fn ctl(&self, args: &[&str]) -> Output {
-        ctl(&self.socket, args)
-    }
-
-    /// Runs flannelctl, which must end with `code`; gives what it printed.
-    fn says(&self, code: i32, args: &[&str]) -> String {
-        let output = self.ctl(args);
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8(said).unwrap();
-        assert_eq!(output.status.code(), Some(code), "flannelctl {args:?} said:\n{said}");
-        said
-    }
-
-    fn stop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn ctl(socket: &Path, args: &[&str]) -> Output {
-    Command::new(binary("flannelctl").unwrap()).arg("--socket").arg(socket).args(args).output().unwrap()
-}
-
-fn assert_has(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "no {part:?} in:\n{text}");
-    }
-}
+use observe_common::{
+    MemoryStore,
+    agent::{Agent, assert_has, ctl},
+    node, subnet,
+};
 
 #[tokio::test]
 async fn the_socket_is_root_s_alone_and_goes_with_its_agent() {

@@ -166,7 +166,7 @@ pub enum LeaseVerb {
 }
 
 /// Which packet.
-#[derive(Clone, Copy, Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Explain {
     /// Source address
     pub src: Ipv4Addr,
@@ -180,6 +180,9 @@ pub struct Explain {
     pub sport: Option<u16>,
     /// Destination port
     pub dport: Option<u16>,
+    /// Where things are
+    #[command(flatten)]
+    pub places: Places,
 }
 
 /// A protocol by name.
@@ -210,6 +213,14 @@ pub struct Doctor {
     /// Send real probes to this peer as well: its host address, or an address in its subnet
     #[arg(long, value_name = "ADDRESS")]
     pub peer: Option<Ipv4Addr>,
+    /// Where things are
+    #[command(flatten)]
+    pub places: Places,
+}
+
+/// Where to look on this host.
+#[derive(Clone, Debug, Args)]
+pub struct Places {
     /// Where flanneld writes its subnet, if no flanneld tells
     #[arg(long, value_name = "PATH", default_value = "/run/flannel/subnet.env")]
     pub subnet_file: PathBuf,

@@ -6,6 +6,7 @@
 //! the new agent's program in one step, whichever version of the layouts pinned it. Nothing is detached when an agent ends.
 
 mod attach;
+mod attached;
 pub mod bench_object;
 mod cleanup;
 mod error;
@@ -33,6 +34,7 @@ use flannel_common::abi::{Peer, Settings};
 use ipnet::Ipv4Net;
 
 pub use self::{
+    attached::attached,
     cleanup::{Removed, cleanup},
     error::Error,
     inputs::{Bridge, Endpoint, Inputs, Link, PeerInput},

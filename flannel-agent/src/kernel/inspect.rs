@@ -236,7 +236,12 @@ fn told_mtu(text: &str) -> Option<u32> {
 
 /// Whether a host answers a small ping.
 pub async fn answers(address: Ipv4Addr) -> bool {
-    ping(address, 84).await == Ok(Ping::Answered)
+    answers_with(address, 84).await
+}
+
+/// Whether a host answers a ping of `size` bytes.
+pub async fn answers_with(address: Ipv4Addr, size: u32) -> bool {
+    ping(address, size).await == Ok(Ping::Answered)
 }
 
 #[cfg(test)]

@@ -119,6 +119,17 @@ impl Ruleset {
         rules
     }
 
+    /// The first address inside `subnet` that a rule before routing names alone.
+    pub fn guarded(&self, subnet: Ipv4Net) -> Option<Ipv4Addr> {
+        let before = self.chains.iter().filter(|((table, _), chain)| table == "raw" || chain.hook == Some(Hook::Prerouting));
+        let tests = before.flat_map(|(_, chain)| &chain.rules).flat_map(|rule| &rule.matches).filter(|one| !one.not);
+        let named = tests.filter_map(|one| match &one.test {
+            Test::Dst(nets) => nets.iter().find(|net| net.prefix_len() == 32 && subnet.contains(*net)),
+            _ => None,
+        });
+        named.map(Ipv4Net::addr).next()
+    }
+
     /// Whether there is no rule at all.
     pub fn is_empty(&self) -> bool {
         self.chains.is_empty()

@@ -1,6 +1,8 @@
 //! A node that exists only in memory, for the tests of everything that shows a node.
 #![allow(dead_code, unreachable_pub, reason = "each suite uses its own part")]
 
+pub mod agent;
+
 use std::{
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},

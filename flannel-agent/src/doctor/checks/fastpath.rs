@@ -1,0 +1,65 @@
+//! The fast path: nothing is lost without it but speed.
+
+use super::{note, warning};
+use crate::doctor::{Finding, facts::Facts};
+
+const SLOWER: &str = "packets take the kernel's way: correct, but several times the work";
+
+/// Whether somebody wants a fast path here.
+fn is_off(facts: &Facts) -> bool {
+    facts.node.as_ref().is_some_and(|node| node.fastpath.mode == "off" && node.fastpath.reason.is_none())
+}
+
+pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
+    let missing = facts.features.iter().filter(|feature| feature.name != "bpffs");
+    let mut findings: Vec<Finding> = missing
+        .filter_map(|feature| {
+            let why = feature.found.as_ref().err()?;
+            let what = format!("{}: {why}", feature.name);
+            let remedy = "a kernel from 6.6 on has everything; flanneld -fastpath=off says that this is meant";
+            Some(if feature.needed { warning("kernel-feature", what, SLOWER, remedy) } else { note("kernel-feature", what, SLOWER, remedy) })
+        })
+        .collect();
+    if facts.sysctls.get("net/core/bpf_jit_enable").map(String::as_str) == Some("0") {
+        findings.push(warning("bpf-jit", "net.core.bpf_jit_enable is 0", "programs are interpreted: no faster than the kernel's way", "sysctl -w net.core.bpf_jit_enable=1"));
+    }
+    if let Some(reason) = facts.node.as_ref().and_then(|node| node.fastpath.reason.as_ref()) {
+        findings.push(warning("fastpath", format!("the fast path is not as asked for: {reason}"), SLOWER, "flannelctl events tells what was tried"));
+    }
+    findings
+}
+
+pub(super) fn pins(facts: &Facts) -> Vec<Finding> {
+    if !facts.bpffs.is_empty() || is_off(facts) {
+        return vec![];
+    }
+    let why = "the fast path is not pinned: it ends with flanneld instead of going on through a restart";
+    let remedy = "mount -t bpf bpf /sys/fs/bpf && systemctl restart flanneld";
+    vec![warning("no-bpffs", "no BPF file system is mounted at /sys/fs/bpf", why, remedy)]
+}
+
+pub(super) fn hooks(facts: &Facts) -> Vec<Finding> {
+    let hooks = facts.node.iter().flat_map(|node| &node.fastpath.hooks);
+    hooks
+        .filter_map(|hook| match hook.rung.as_str() {
+            "none" if hook.program.contains("transit") => None,
+            "none" => {
+                let reason = hook.reason.as_deref().unwrap_or("nobody says why");
+                let what = format!("{} is not attached to {}: {reason}", hook.program, hook.interface);
+                Some(warning("hook-detached", what, SLOWER, "systemctl restart flanneld"))
+            }
+            "tcx" if !is_attached(facts, &hook.interface, &hook.program) => {
+                let what = format!("{} should be attached to {}, but the kernel has no such program there", hook.program, hook.interface);
+                let why = "somebody detached it; packets take the kernel's way: correct, but several times the work";
+                Some(warning("hook-detached", what, why, "systemctl restart flanneld"))
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+/// Whether the kernel has the program there. It cuts names to 15 bytes.
+fn is_attached(facts: &Facts, interface: &str, program: &str) -> bool {
+    let name = &program[..program.len().min(15)];
+    facts.attached.get(interface).is_some_and(|programs| programs.iter().any(|(_, found)| found == name))
+}

@@ -1,0 +1,53 @@
+//! The checks: pure functions from facts to findings.
+
+mod cluster;
+mod fastpath;
+mod host;
+mod paths;
+
+use super::{Finding, Level, facts::Facts};
+
+/// Every check, in no order that matters.
+const CHECKS: [fn(&Facts) -> Vec<Finding>; 18] = [
+    host::rights,
+    host::agent,
+    host::forwarding,
+    host::bridge_address,
+    host::bridge_mtu,
+    host::reverse_path,
+    host::offloads,
+    host::clock,
+    fastpath::kernel,
+    fastpath::pins,
+    fastpath::hooks,
+    cluster::store,
+    cluster::lease,
+    cluster::owners,
+    cluster::public_addresses,
+    paths::routes,
+    paths::next_hops,
+    paths::firewall,
+];
+
+/// All findings of all checks.
+pub fn all(facts: &Facts) -> Vec<Finding> {
+    CHECKS.iter().flat_map(|check| check(facts)).collect()
+}
+
+/// A finding that stops packets.
+fn broken(code: &'static str, what: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { level: Level::Broken, code, what: what.into(), why: why.into(), remedy: remedy.into() }
+}
+
+/// A finding that does not stop packets yet.
+fn warning(code: &'static str, what: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { level: Level::Warning, ..broken(code, what, why, remedy) }
+}
+
+/// Something to know.
+fn note(code: &'static str, what: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { level: Level::Note, ..broken(code, what, why, remedy) }
+}
+
+#[cfg(test)]
+mod tests;
