@@ -156,7 +156,7 @@ fn leases_are_listed_reserved_and_released() {
         backend: "host-gw".into(),
         ttl,
         revision: 5,
-        own: false,
+        own: n == 0,
     };
     let store = Arc::new(MemoryStore::default());
     *store.leases.lock().unwrap() = vec![lease(2, Some(86_000)), lease(0, Some(100)), lease(3, None)];

@@ -8,7 +8,7 @@ mod observe_common;
 use std::{net::Ipv4Addr, path::Path, sync::Arc};
 
 use flannel_agent::{
-    admin::{LeaseRow, StoreOps as _},
+    admin::LeaseRow,
     events::now,
     state::{FastPath, HookState, NodeState, OwnLease, PeerState, PeerWay, StoreState, Uplink},
     store::{Options, Store},
@@ -265,7 +265,7 @@ async fn fault_08_a_wrong_etcd_password() {
         ..Options::default()
     };
     let store = Store::connect(&options).unwrap();
-    let error = flannel_agent::admin::StoreOps::leases(&store).await.unwrap_err().to_string();
+    let error = store.leases().await.unwrap_err().to_string();
     assert!(!error.contains("wrong"), "the password is in {error:?}");
     site.change(|node| {
         node.store.connected = false;

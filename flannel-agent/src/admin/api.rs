@@ -118,15 +118,10 @@ fn subnet(address: &str, length: &str) -> Result<Ipv4Net, OpsError> {
 }
 
 async fn leases(State(context): State<Context>) -> Response {
-    let mut rows = match store(&context) {
-        Ok(store) => store.leases().await,
-        Err(error) => Err(error),
-    };
-    let own = context.node().lease.as_ref().map(|lease| (lease.subnet, lease.public_ip));
-    for row in rows.iter_mut().flatten() {
-        row.own = own == Some((row.subnet, row.public_ip));
+    match store(&context) {
+        Ok(store) => answer(store.leases().await),
+        Err(error) => answer::<()>(Err(error)),
     }
-    answer(rows)
 }
 
 #[derive(Deserialize)]

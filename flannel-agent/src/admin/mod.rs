@@ -4,7 +4,6 @@
 
 mod api;
 pub mod client;
-mod etcd;
 mod ops;
 mod peers;
 mod socket;

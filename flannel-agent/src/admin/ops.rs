@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// Operations on leases and the cluster's configuration. The store answers them in the agent, memory in tests.
 pub trait StoreOps: Send + Sync {
-    /// Every lease, ours too; [`LeaseRow::own`] is left to the caller.
+    /// Every lease, ours too.
     fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseRow>, OpsError>>;
     /// The text of the cluster's configuration; `None` if there is none.
     fn config(&self) -> BoxFuture<'_, Result<Option<String>, OpsError>>;

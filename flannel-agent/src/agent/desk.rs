@@ -1,6 +1,6 @@
 //! What `flannelctl` may ask of the store, answered for the admin socket.
 
-use std::sync::Arc;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use futures::future::{BoxFuture, try_join_all};
 use ipnet::Ipv4Net;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{LeaseRow, OpsError, StoreOps},
     config::NetworkConfig,
-    lease::Lease,
+    lease::{Attrs, Lease, Subnet},
     state::NodeState,
     store::{Create, Store},
 };
@@ -42,6 +42,7 @@ impl StoreDesk {
         let own = self.state.borrow().lease.as_ref().is_some_and(|own| own.subnet == lease.subnet.v4);
         Ok(LeaseRow {
             subnet: lease.subnet.v4,
+            subnet_v6: lease.subnet.v6,
             public_ip: lease.attrs.public_ip,
             backend: lease.attrs.backend_type.clone(),
             ttl: left.map(|left| left.as_secs()),
@@ -73,10 +74,21 @@ impl StoreOps for StoreDesk {
         })
     }
 
-    fn reserve(&self, subnet: Ipv4Net) -> BoxFuture<'_, Result<(), OpsError>> {
+    fn reserve(&self, subnet: Ipv4Net, host: Option<Ipv4Addr>) -> BoxFuture<'_, Result<(), OpsError>> {
         Box::pin(async move {
-            let lease = self.find(subnet).await?;
-            match self.store.reserve(&lease.subnet, &lease.attrs).await.map_err(unavailable)? {
+            let (claimed, attrs) = match (self.find(subnet).await, host) {
+                (Ok(lease), Some(host)) if host != lease.attrs.public_ip => {
+                    let text = format!("{subnet} is leased to {}; release it first", lease.attrs.public_ip);
+                    return Err(OpsError::Refused(text));
+                }
+                (Ok(lease), _) => (lease.subnet, lease.attrs),
+                (Err(OpsError::NotFound(_)), Some(host)) => {
+                    // The node writes its backend when it takes the reservation.
+                    (Subnet { v4: subnet, v6: None }, Attrs::new(host, ""))
+                }
+                (Err(error), _) => return Err(error),
+            };
+            match self.store.reserve(&claimed, &attrs).await.map_err(unavailable)? {
                 Create::Granted(_) => Ok(()),
                 Create::Taken => {
                     Err(OpsError::Refused(format!("the lease of {subnet} changed hands just now; look again")))

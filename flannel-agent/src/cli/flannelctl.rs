@@ -236,11 +236,11 @@ pub struct Places {
 #[derive(Clone, Debug, Args)]
 pub struct Cleanup {
     /// The fast path's pins
-    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/flannel")]
+    #[arg(long, value_name = "PATH", default_value = crate::fastpath::PIN_ROOT)]
     pub pin_dir: PathBuf,
-    /// Only say what would be removed
-    #[arg(long)]
-    pub dry_run: bool,
+    /// Only that of this network; else of every network that is pinned from this network namespace
+    #[arg(long, value_name = "CIDR")]
+    pub network: Option<Ipv4Net>,
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 
 use super::{Outcome, print};
-use crate::cli::flannelctl::{Cleanup, Flannelctl};
+use crate::{
+    cli::flannelctl::{Cleanup, Flannelctl},
+    fastpath,
+};
 
 pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<Outcome> {
     let mut text = Vec::new();
@@ -24,6 +27,12 @@ pub(super) fn pages(folder: &Path) -> anyhow::Result<Outcome> {
     Ok(Outcome::Well)
 }
 
-pub(super) fn cleanup(_what: &Cleanup) -> anyhow::Result<Outcome> {
-    anyhow::bail!("cleanup is not built in")
+/// Takes away what the fast path left in the kernel; routes, rules and files stay, as they are flannel's own.
+pub(super) fn cleanup(what: &Cleanup) -> anyhow::Result<Outcome> {
+    let removed = fastpath::cleanup(&what.pin_dir, what.network).context("removing the fast path")?;
+    print(&format!(
+        "removed {} links, {} filters, {} qdiscs and {} folders of pins; routes and rules stay\n",
+        removed.links, removed.filters, removed.qdiscs, removed.directories
+    ))?;
+    Ok(Outcome::Well)
 }

@@ -3,13 +3,6 @@
 //! [`facts`] reads the host and changes nothing; [`checks`] are pure functions from facts to findings, so that each can be
 //! tested without the fault. `--peer` sends packets of its own ([`probe`]).
 
-<<<<<<< HEAD
-use crate::{
-    admin::client::Client,
-    cli::flannelctl::{Doctor, Output},
-    ctl::Outcome,
-};
-=======
 pub mod checks;
 pub mod facts;
 mod probe;
@@ -58,7 +51,6 @@ impl Level {
         }
     }
 }
->>>>>>> 2111c41 (doctor, explain: findings with remedies; the way of a packet step by step)
 
 /// `flannelctl doctor`.
 pub async fn run(client: &Client, output: Output, what: &Doctor) -> anyhow::Result<Outcome> {

@@ -1,13 +1,6 @@
 //! The way of a packet through this node, step by step: who owns its addresses, where the kernel routes it, which rules it
 //! meets, which hooks see it, and whether its flow is fast.
 
-<<<<<<< HEAD
-use crate::{
-    admin::client::Client,
-    cli::flannelctl::{Explain, Output},
-    ctl::Outcome,
-};
-=======
 mod steps;
 
 use std::net::Ipv4Addr;
@@ -56,7 +49,6 @@ pub struct Question {
     /// Flows between the two addresses.
     pub flows: Vec<FlowRow>,
 }
->>>>>>> 2111c41 (doctor, explain: findings with remedies; the way of a packet step by step)
 
 /// `flannelctl explain`.
 pub async fn run(client: &Client, output: Output, packet: &Explain) -> anyhow::Result<Outcome> {
