@@ -1,10 +1,6 @@
 //! Everything that checks look at, read once. What cannot be read is said, and hides only the checks that need it.
 
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    path::Path,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
 
 use ipnet::Ipv4Net;
 
@@ -152,8 +148,7 @@ impl Facts {
         self.links = self.keep("interfaces", links);
         self.routes = self.keep("routes", routes);
         self.neighbours = self.keep("neighbours", neighbours);
-        self.bpffs =
-            inspect::mounts().into_iter().filter(|(kind, _)| kind == "bpf").map(|(_, point)| point).collect();
+        self.bpffs = inspect::mounts().into_iter().filter(|(kind, _)| kind == "bpf").map(|(_, point)| point).collect();
         self.features = fastpath::probe();
     }
 

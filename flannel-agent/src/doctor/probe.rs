@@ -29,7 +29,13 @@ pub(super) async fn peer(facts: &Facts, address: Ipv4Addr) -> Vec<Finding> {
     };
     let Some(host) = host else {
         let what = format!("{address} is in no peer's subnet, and no route leads there through another host");
-        return vec![finding(Level::Broken, "no-peer", what, "packets for it are not taken anywhere", "flannelctl leases shows which subnets there are".into())];
+        return vec![finding(
+            Level::Broken,
+            "no-peer",
+            what,
+            "packets for it are not taken anywhere",
+            "flannelctl leases shows which subnets there are".into(),
+        )];
     };
     let mtu = facts.uplink.as_deref().and_then(|name| facts.link(name)).map_or(1500, |link| link.mtu);
     let mut findings: Vec<Finding> = ways(host, "the host", mtu).await.into_iter().collect();
@@ -41,8 +47,15 @@ pub(super) async fn peer(facts: &Facts, address: Ipv4Addr) -> Vec<Finding> {
         findings.extend(udp(address).await);
     }
     if findings.is_empty() {
-        let what = format!("{address} answers pings of up to {} bytes, and TCP and UDP reach it", facts.mtu.unwrap_or(mtu));
-        findings.push(finding(Level::Note, "peer-reached", what, "nothing between here and there is wrong", "none needed".into()));
+        let what =
+            format!("{address} answers pings of up to {} bytes, and TCP and UDP reach it", facts.mtu.unwrap_or(mtu));
+        findings.push(finding(
+            Level::Note,
+            "peer-reached",
+            what,
+            "nothing between here and there is wrong",
+            "none needed".into(),
+        ));
     }
     findings
 }
@@ -52,13 +65,27 @@ async fn ways(address: Ipv4Addr, name: &str, mtu: u32) -> Option<Finding> {
     match inspect::ping(address, SMALL).await {
         Err(error) => {
             let what = format!("{name} {address} was not pinged: {error}");
-            return Some(finding(Level::Note, "not-probed", what, "without ping nothing is known of the way", "install iputils-ping".into()));
+            return Some(finding(
+                Level::Note,
+                "not-probed",
+                what,
+                "without ping nothing is known of the way",
+                "install iputils-ping".into(),
+            ));
         }
         Ok(Ping::Answered) => {}
         Ok(_) => {
             let what = format!("{name} {address} does not answer a ping");
-            let remedy = format!("flannelctl explain with {address} shows where packets should go; then the same on the other side");
-            return Some(finding(Level::Broken, "peer-silent", what, "it is down, or the way there or back is broken, or ICMP is filtered", remedy));
+            let remedy = format!(
+                "flannelctl explain with {address} shows where packets should go; then the same on the other side"
+            );
+            return Some(finding(
+                Level::Broken,
+                "peer-silent",
+                what,
+                "it is down, or the way there or back is broken, or ICMP is filtered",
+                remedy,
+            ));
         }
     }
     let largest = match inspect::ping(address, mtu).await {
@@ -68,7 +95,9 @@ async fn ways(address: Ipv4Addr, name: &str, mtu: u32) -> Option<Finding> {
     };
     let what = format!("{name} {address} gets packets of {largest} bytes, but not of {mtu}, which this node sends");
     let why = "small packets pass and large ones do not: connections open, then hang";
-    let remedy = format!("set the MTU of {address}'s interfaces to {mtu}, or of all nodes to {largest} (ip link set eth0 mtu {largest}; systemctl restart flanneld docker)");
+    let remedy = format!(
+        "set the MTU of {address}'s interfaces to {mtu}, or of all nodes to {largest} (ip link set eth0 mtu {largest}; systemctl restart flanneld docker)"
+    );
     Some(finding(Level::Broken, "mtu-mismatch", what, why, remedy))
 }
 

@@ -93,10 +93,15 @@ fn lease(facts: &Facts, address: Ipv4Addr, owner: Owner) -> Step {
             step("lease", format!("{address} is in {subnet}, leased to {host}"))
         }
         Owner::Outside => step("lease", format!("{address} is outside the flannel network")),
-        Owner::Nobody if facts.node.is_none() => {
-            step("lease", format!("{address} is in the flannel network; whose it is only a running flanneld could tell"))
-        }
-        Owner::Nobody => lost("lease", format!("{address} is in the flannel network, but nobody has leased its subnet"), "flannelctl leases shows which subnets there are"),
+        Owner::Nobody if facts.node.is_none() => step(
+            "lease",
+            format!("{address} is in the flannel network; whose it is only a running flanneld could tell"),
+        ),
+        Owner::Nobody => lost(
+            "lease",
+            format!("{address} is in the flannel network, but nobody has leased its subnet"),
+            "flannelctl leases shows which subnets there are",
+        ),
     }
 }
 
@@ -117,9 +122,10 @@ fn route(facts: &Facts, question: &Question, dst: Owner) -> Step {
     };
     let way = shown(route);
     let inside = matches!(dst, Owner::Peer(_) | Owner::Nobody);
-    let by_default = !facts.routes.iter().any(|one| {
-        one.dst != "default" && one.net().is_some_and(|net| net.contains(&question.dst))
-    });
+    let by_default = !facts
+        .routes
+        .iter()
+        .any(|one| one.dst != "default" && one.net().is_some_and(|net| net.contains(&question.dst)));
     if inside && by_default {
         let says = format!("there is no route to {}'s subnet: it goes{way}, by the default route", question.dst);
         return lost("route", says, missing(facts, question.dst).unwrap_or_else(|| restart.to_owned()));
@@ -133,7 +139,8 @@ fn route(facts: &Facts, question: &Question, dst: Owner) -> Step {
     }
     if let Some(gateway) = route.gateway.filter(|gateway| is_dead(facts, *gateway)) {
         let subnet = facts.holder(question.dst).map_or_else(|| "SUBNET".to_owned(), |(subnet, _)| subnet.to_string());
-        let says = format!("the kernel sends it{way}, but {gateway} does not answer ARP: that host is down or has left");
+        let says =
+            format!("the kernel sends it{way}, but {gateway} does not answer ARP: that host is down or has left");
         return lost("route", says, format!("start that host, or flannelctl lease release {subnet}"));
     }
     step("route", format!("the kernel sends it{way}"))
@@ -198,7 +205,9 @@ fn remedy(facts: &Facts, hit: &Hit) -> String {
     }
     let network = facts.network.map_or_else(|| "NETWORK".to_owned(), |network| network.to_string());
     if hit.rule.starts_with("the policy") {
-        return format!("start flanneld with -iptables-forward-rules=true; or iptables -I FORWARD -s {network} -j ACCEPT && iptables -I FORWARD -d {network} -j ACCEPT");
+        return format!(
+            "start flanneld with -iptables-forward-rules=true; or iptables -I FORWARD -s {network} -j ACCEPT && iptables -I FORWARD -d {network} -j ACCEPT"
+        );
     }
     "nft -a list ruleset shows the rule's handle; nft delete rule removes it".to_owned()
 }
@@ -210,17 +219,26 @@ fn hooks(facts: &Facts, ends: (Owner, Owner)) -> Option<Step> {
         (Owner::Container, Owner::Peer(_)) => &["from_port", "to_uplink"],
         (Owner::Peer(_), Owner::Container) => &["from_uplink", "to_port"],
         (Owner::Peer(_), Owner::Peer(_)) => &["from_uplink", "to_uplink"],
-        _ => return Some(step("hook", "the fast path is for packets between containers of different hosts: the kernel carries this one")),
+        _ => {
+            return Some(step(
+                "hook",
+                "the fast path is for packets between containers of different hosts: the kernel carries this one",
+            ));
+        }
     };
     if node.fastpath.mode == "off" {
         let why = node.fastpath.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         return Some(step("hook", format!("the fast path is off{why}")));
     }
-    let is = |program: &str, name: &str| program == name || program == format!("trusted_{name}") || (name == "to_port" && program == "to_bridge");
+    let is = |program: &str, name: &str| {
+        program == name || program == format!("trusted_{name}") || (name == "to_port" && program == "to_bridge")
+    };
     let mut words = Vec::new();
     for name in wanted {
         let hooks: Vec<_> = node.fastpath.hooks.iter().filter(|hook| is(&hook.program, name)).collect();
-        let detached = hooks.iter().find(|hook| hook.rung == "none" || (hook.rung == "tcx" && !is_attached(facts, &hook.interface, &hook.program)));
+        let detached = hooks.iter().find(|hook| {
+            hook.rung == "none" || (hook.rung == "tcx" && !is_attached(facts, &hook.interface, &hook.program))
+        });
         match (hooks.first(), detached) {
             (None, _) if node.fastpath.mode == "trusted" => {}
             (None, _) => words.push(format!("{name} is attached nowhere")),
@@ -254,13 +272,19 @@ fn wanted(question: &Question) -> Option<&FlowRow> {
 
 fn flow(question: &Question) -> Option<Step> {
     let Some(flow) = wanted(question) else {
-        return Some(step("flow", "no such flow is verified: its packets go by the kernel until one has passed unchanged"));
+        return Some(step(
+            "flow",
+            "no such flow is verified: its packets go by the kernel until one has passed unchanged",
+        ));
     };
     let state = flow.slow.as_ref().map_or_else(|| "fast".to_owned(), |reason| format!("slow ({reason})"));
-    Some(step("flow", format!(
-        "{}:{} to {}:{} is {state}: {} packets, {} bytes by the fast path, verified {} ms ago",
-        flow.src, flow.sport, flow.dst, flow.dport, flow.packets, flow.bytes, flow.verified_ms
-    )))
+    Some(step(
+        "flow",
+        format!(
+            "{}:{} to {}:{} is {state}: {} packets, {} bytes by the fast path, verified {} ms ago",
+            flow.src, flow.sport, flow.dst, flow.dport, flow.packets, flow.bytes, flow.verified_ms
+        ),
+    ))
 }
 
 fn verdict(facts: &Facts, steps: &[Step], ends: (Owner, Owner), question: &Question) -> Step {
@@ -268,7 +292,13 @@ fn verdict(facts: &Facts, steps: &[Step], ends: (Owner, Owner), question: &Quest
         return step("verdict", format!("lost at \"{}\"", lost.step));
     }
     if let Some(flow) = wanted(question) {
-        return step("verdict", flow.slow.as_ref().map_or_else(|| "delivered by the fast path".to_owned(), |reason| format!("delivered by the kernel: {reason}")));
+        return step(
+            "verdict",
+            flow.slow.as_ref().map_or_else(
+                || "delivered by the fast path".to_owned(),
+                |reason| format!("delivered by the kernel: {reason}"),
+            ),
+        );
     }
     let why = match ends {
         _ if question.proto != 6 && question.proto != 17 => "the fast path is for TCP and UDP",

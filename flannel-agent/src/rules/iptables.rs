@@ -118,7 +118,10 @@ fn test(option: &str, value: &str) -> Test {
 }
 
 fn nets(value: &str) -> Option<Vec<Ipv4Net>> {
-    value.split(',').map(|net| net.parse().ok().or_else(|| Some(Ipv4Net::from(net.parse::<std::net::Ipv4Addr>().ok()?)))).collect()
+    value
+        .split(',')
+        .map(|net| net.parse().ok().or_else(|| Some(Ipv4Net::from(net.parse::<std::net::Ipv4Addr>().ok()?))))
+        .collect()
 }
 
 pub(super) fn proto(name: &str) -> Option<u8> {

@@ -114,14 +114,17 @@ impl Ruleset {
     pub fn parse(iptables: &str, nftables: &str) -> Self {
         let mut rules = iptables::parse(iptables);
         // iptables of the nft kind keeps its rules in tables of these names: they have been read already.
-        let read = |table: &str| !iptables.is_empty() && matches!(table, "ip filter" | "ip nat" | "ip raw" | "ip mangle" | "ip security");
+        let read = |table: &str| {
+            !iptables.is_empty() && matches!(table, "ip filter" | "ip nat" | "ip raw" | "ip mangle" | "ip security")
+        };
         rules.chains.extend(nft::parse(nftables).chains.into_iter().filter(|((table, _), _)| !read(table)));
         rules
     }
 
     /// The first address inside `subnet` that a rule before routing names alone.
     pub fn guarded(&self, subnet: Ipv4Net) -> Option<Ipv4Addr> {
-        let before = self.chains.iter().filter(|((table, _), chain)| table == "raw" || chain.hook == Some(Hook::Prerouting));
+        let before =
+            self.chains.iter().filter(|((table, _), chain)| table == "raw" || chain.hook == Some(Hook::Prerouting));
         let tests = before.flat_map(|(_, chain)| &chain.rules).flat_map(|rule| &rule.matches).filter(|one| !one.not);
         let named = tests.filter_map(|one| match &one.test {
             Test::Dst(nets) => nets.iter().find(|net| net.prefix_len() == 32 && subnet.contains(*net)),

@@ -59,7 +59,12 @@ impl Ruleset {
             for ((table, name), chain) in self.chains.iter().filter(|(_, chain)| chain.hook == Some(hook)) {
                 let mut walk = Walk { rules: self, packet, table, hits: &mut hits };
                 if walk.chain(name, chain, 0) == End::Through && chain.drops {
-                    walk.hit(name, "the policy of the chain: nothing before it accepts the packet".to_owned(), Effect::Drop, true);
+                    walk.hit(
+                        name,
+                        "the policy of the chain: nothing before it accepts the packet".to_owned(),
+                        Effect::Drop,
+                        true,
+                    );
                 }
             }
         }
@@ -108,7 +113,13 @@ impl Walk<'_> {
         let decided = if certain { Step::Decided } else { Step::On };
         match &rule.target {
             Target::Nothing => Step::On,
-            Target::Return => if certain { Step::Return } else { Step::On },
+            Target::Return => {
+                if certain {
+                    Step::Return
+                } else {
+                    Step::On
+                }
+            }
             Target::Accept => {
                 // An accept that is sure is worth a word only where something else might have dropped the packet.
                 self.hit(chain, rule.text.clone(), Effect::Accept, certain);
@@ -126,7 +137,9 @@ impl Walk<'_> {
                 self.hit(chain, rule.text.clone(), Effect::Mangle, certain);
                 Step::On
             }
-            Target::Jump(to) | Target::Goto(to) => self.jump(to, certain, matches!(rule.target, Target::Goto(_)), depth),
+            Target::Jump(to) | Target::Goto(to) => {
+                self.jump(to, certain, matches!(rule.target, Target::Goto(_)), depth)
+            }
         }
     }
 

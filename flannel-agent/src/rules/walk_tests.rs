@@ -38,7 +38,10 @@ const FLANNEL: &str = "-A FORWARD -m comment --comment \"flanneld forward\" -j F
 -A FLANNEL-FWD -d 172.16.0.0/16 -m comment --comment \"flanneld forward\" -j ACCEPT";
 
 fn docker(policy: &str, flannel: &str, user: &str, raw: &str) -> Ruleset {
-    let text = DOCKER.replace("POLICY", policy).replace("FLANNEL\n", &format!("{flannel}\n")).replace("USER\n", &format!("{user}\n"));
+    let text = DOCKER
+        .replace("POLICY", policy)
+        .replace("FLANNEL\n", &format!("{flannel}\n"))
+        .replace("USER\n", &format!("{user}\n"));
     // The name of Docker's own chain has the word in it as well.
     let text = text.replace(&format!("DOCKER-{user}\n"), "DOCKER-USER\n").replace("RAW", raw);
     Ruleset::parse(&text, "")
@@ -95,7 +98,13 @@ fn masquerade_hits_what_leaves_the_network_alone() {
     let rules = docker("DROP", FLANNEL, "", "");
     let nat = |packet: &Packet| rules.walk(packet).into_iter().find(|hit| hit.effect == Effect::Nat);
     assert_eq!(nat(&incoming()), None);
-    let out = Packet { src: [172, 16, 1, 2].into(), dst: [203, 0, 113, 9].into(), iif: "docker0".into(), oif: "eth0".into(), ..incoming() };
+    let out = Packet {
+        src: [172, 16, 1, 2].into(),
+        dst: [203, 0, 113, 9].into(),
+        iif: "docker0".into(),
+        oif: "eth0".into(),
+        ..incoming()
+    };
     assert!(nat(&out).unwrap().rule.contains("MASQUERADE"));
 }
 
@@ -110,7 +119,8 @@ fn what_is_not_understood_is_a_maybe() {
 
 #[test]
 fn chains_that_jump_to_each_other_end() {
-    let text = "*filter\n:FORWARD ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A FORWARD -j A\n-A A -j B\n-A B -j A\nCOMMIT\n";
+    let text =
+        "*filter\n:FORWARD ACCEPT [0:0]\n:A - [0:0]\n:B - [0:0]\n-A FORWARD -j A\n-A A -j B\n-A B -j A\nCOMMIT\n";
     assert_eq!(Ruleset::parse(text, "").walk(&incoming()), vec![]);
 }
 
@@ -150,7 +160,9 @@ fn nft_s_rules_are_read_and_those_of_iptables_not_twice() {
     assert_eq!(rules.dropped(&incoming()), None);
     let hit = rules.dropped(&Packet { dport: Some(81), ..incoming() }).unwrap();
     assert_eq!(hit.chain, "inet mine forward");
-    assert!(rules.walk(&incoming()).iter().any(|hit| hit.effect == Effect::Nat && hit.chain == "ip flannel-ipv4 postrtg"));
+    assert!(
+        rules.walk(&incoming()).iter().any(|hit| hit.effect == Effect::Nat && hit.chain == "ip flannel-ipv4 postrtg")
+    );
     let strange = Packet { dst: [9, 9, 9, 9].into(), ..incoming() };
     assert!(rules.walk(&strange).iter().any(|hit| hit.chain == "inet mine strange" && !hit.certain));
     // Where iptables cannot be asked, its tables are read here.

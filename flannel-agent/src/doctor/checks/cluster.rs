@@ -22,7 +22,12 @@ pub(super) fn store(facts: &Facts) -> Vec<Finding> {
         if store.heard_at > 0 && age > SILENCE {
             let what = format!("etcd ({endpoints}) has said nothing for {age} s");
             let why = "changes of the cluster do not reach this node";
-            return vec![warning("etcd-silent", what, why, format!("etcdctl --endpoints={} endpoint health", store.endpoints.join(",")))];
+            return vec![warning(
+                "etcd-silent",
+                what,
+                why,
+                format!("etcdctl --endpoints={} endpoint health", store.endpoints.join(",")),
+            )];
         }
         return vec![];
     };
@@ -30,16 +35,24 @@ pub(super) fn store(facts: &Facts) -> Vec<Finding> {
     let lower = error.to_lowercase();
     let is = |words: &[&str]| words.iter().any(|word| lower.contains(word));
     // etcd's own words: "authentication failed, invalid user ID or password", "user name is empty", "permission denied".
-    let (code, remedy) = if is(&["invalid user id or password", "authentication failed", "user name is empty", "auth token"]) {
-        ("etcd-password", "set the right FLANNELD_ETCD_USERNAME and FLANNELD_ETCD_PASSWORD, then systemctl restart flanneld".to_owned())
-    } else if is(&["permission denied"]) {
-        let role = format!("etcdctl role grant-permission ROLE readwrite --prefix=true {}/", store.prefix);
-        ("etcd-permission", role)
-    } else if is(&["certificate", "tls", "handshake"]) {
-        ("etcd-certificate", "check -etcd-cafile, -etcd-certfile and -etcd-keyfile, and that the clocks agree".to_owned())
-    } else {
-        ("etcd-away", format!("etcdctl --endpoints={} endpoint health", store.endpoints.join(",")))
-    };
+    let (code, remedy) =
+        if is(&["invalid user id or password", "authentication failed", "user name is empty", "auth token"]) {
+            (
+                "etcd-password",
+                "set the right FLANNELD_ETCD_USERNAME and FLANNELD_ETCD_PASSWORD, then systemctl restart flanneld"
+                    .to_owned(),
+            )
+        } else if is(&["permission denied"]) {
+            let role = format!("etcdctl role grant-permission ROLE readwrite --prefix=true {}/", store.prefix);
+            ("etcd-permission", role)
+        } else if is(&["certificate", "tls", "handshake"]) {
+            (
+                "etcd-certificate",
+                "check -etcd-cafile, -etcd-certfile and -etcd-keyfile, and that the clocks agree".to_owned(),
+            )
+        } else {
+            ("etcd-away", format!("etcdctl --endpoints={} endpoint health", store.endpoints.join(",")))
+        };
     vec![broken(code, format!("etcd ({endpoints}): {error}"), why, remedy)]
 }
 
@@ -47,7 +60,12 @@ pub(super) fn lease(facts: &Facts) -> Vec<Finding> {
     let Some(node) = &facts.node else { return vec![] };
     let Some(lease) = &node.lease else {
         let why = "without a lease there is no subnet for containers";
-        return vec![broken("no-lease", "this node has no lease yet", why, "flannelctl events tells what flanneld waits for")];
+        return vec![broken(
+            "no-lease",
+            "this node has no lease yet",
+            why,
+            "flannelctl events tells what flanneld waits for",
+        )];
     };
     let rows = facts.leases.iter().flatten();
     let Some(row) = rows.clone().find(|row| row.subnet == lease.subnet) else {
@@ -61,7 +79,8 @@ pub(super) fn lease(facts: &Facts) -> Vec<Finding> {
     if row.public_ip == lease.public_ip {
         return vec![];
     }
-    let what = format!("{} is held by {} in etcd, but this node ({}) uses it", lease.subnet, row.public_ip, lease.public_ip);
+    let what =
+        format!("{} is held by {} in etcd, but this node ({}) uses it", lease.subnet, row.public_ip, lease.public_ip);
     let why = "two hosts give the same addresses to containers; the others route to only one of them";
     let remedy = format!("rm {} && systemctl restart flanneld docker, on the host that came later", facts.subnet_file);
     vec![broken("two-owners", what, why, remedy)]

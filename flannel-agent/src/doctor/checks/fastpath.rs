@@ -17,14 +17,28 @@ pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
             let why = feature.found.as_ref().err()?;
             let what = format!("{}: {why}", feature.name);
             let remedy = "a kernel from 6.6 on has everything; flanneld -fastpath=off says that this is meant";
-            Some(if feature.needed { warning("kernel-feature", what, SLOWER, remedy) } else { note("kernel-feature", what, SLOWER, remedy) })
+            Some(if feature.needed {
+                warning("kernel-feature", what, SLOWER, remedy)
+            } else {
+                note("kernel-feature", what, SLOWER, remedy)
+            })
         })
         .collect();
     if facts.sysctls.get("net/core/bpf_jit_enable").map(String::as_str) == Some("0") {
-        findings.push(warning("bpf-jit", "net.core.bpf_jit_enable is 0", "programs are interpreted: no faster than the kernel's way", "sysctl -w net.core.bpf_jit_enable=1"));
+        findings.push(warning(
+            "bpf-jit",
+            "net.core.bpf_jit_enable is 0",
+            "programs are interpreted: no faster than the kernel's way",
+            "sysctl -w net.core.bpf_jit_enable=1",
+        ));
     }
     if let Some(reason) = facts.node.as_ref().and_then(|node| node.fastpath.reason.as_ref()) {
-        findings.push(warning("fastpath", format!("the fast path is not as asked for: {reason}"), SLOWER, "flannelctl events tells what was tried"));
+        findings.push(warning(
+            "fastpath",
+            format!("the fast path is not as asked for: {reason}"),
+            SLOWER,
+            "flannelctl events tells what was tried",
+        ));
     }
     findings
 }
@@ -49,7 +63,10 @@ pub(super) fn hooks(facts: &Facts) -> Vec<Finding> {
                 Some(warning("hook-detached", what, SLOWER, "systemctl restart flanneld"))
             }
             "tcx" if !is_attached(facts, &hook.interface, &hook.program) => {
-                let what = format!("{} should be attached to {}, but the kernel has no such program there", hook.program, hook.interface);
+                let what = format!(
+                    "{} should be attached to {}, but the kernel has no such program there",
+                    hook.program, hook.interface
+                );
                 let why = "somebody detached it; packets take the kernel's way: correct, but several times the work";
                 Some(warning("hook-detached", what, why, "systemctl restart flanneld"))
             }

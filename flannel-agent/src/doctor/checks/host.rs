@@ -19,18 +19,29 @@ pub(super) fn rights(facts: &Facts) -> Vec<Finding> {
 pub(super) fn agent(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Some(absent) = &facts.absent {
-        let why = "routes and fast path stay as they are, but no change of the cluster reaches this node, and its lease ends";
+        let why =
+            "routes and fast path stay as they are, but no change of the cluster reaches this node, and its lease ends";
         let remedy = "systemctl start flanneld; journalctl -u flanneld tells why it ended";
         findings.push(broken("no-flanneld", absent.clone(), why, remedy));
         if facts.subnet.is_none() {
             let what = format!("{} holds no subnet", facts.subnet_file);
             let why = "flanneld has never got a lease here, or writes elsewhere: Docker has no subnet to use";
-            findings.push(warning("no-subnet-file", what, why, "systemctl start flanneld; --subnet-file if it is elsewhere"));
+            findings.push(warning(
+                "no-subnet-file",
+                what,
+                why,
+                "systemctl start flanneld; --subnet-file if it is elsewhere",
+            ));
         }
     }
     for warning in facts.node.iter().flat_map(|node| &node.warnings) {
         let why = "flanneld itself says so";
-        findings.push(super::warning("agent-warning", format!("{}: {}", warning.code, warning.text), why, warning.remedy.clone()));
+        findings.push(super::warning(
+            "agent-warning",
+            format!("{}: {}", warning.code, warning.text),
+            why,
+            warning.remedy.clone(),
+        ));
     }
     findings
 }
@@ -62,7 +73,8 @@ pub(super) fn bridge_mtu(facts: &Facts) -> Vec<Finding> {
     let (Some(mtu), Some(bridge)) = (facts.mtu, facts.link(&facts.bridge)) else { return findings };
     if bridge.mtu > mtu {
         let what = format!("{} has MTU {}, but the way to the peers takes {mtu}", bridge.name, bridge.mtu);
-        let why = "large packets of containers are answered with \"fragmentation needed\", or lost where ICMP is filtered";
+        let why =
+            "large packets of containers are answered with \"fragmentation needed\", or lost where ICMP is filtered";
         let remedy = format!("systemctl restart docker with --mtu={mtu} (mk-docker-opts.sh writes it)");
         findings.push(warning("docker0-mtu", what, why, remedy));
     } else if bridge.mtu + MTU_SLACK < mtu {
@@ -81,16 +93,29 @@ pub(super) fn bridge_mtu(facts: &Facts) -> Vec<Finding> {
 
 pub(super) fn reverse_path(facts: &Facts) -> Vec<Finding> {
     let (Some(network), Some(uplink)) = (facts.network, &facts.uplink) else { return vec![] };
-    let value = |name: &str| facts.sysctls.get(&format!("net/ipv4/conf/{name}/rp_filter")).and_then(|value| value.parse::<u8>().ok());
+    let value = |name: &str| {
+        facts.sysctls.get(&format!("net/ipv4/conf/{name}/rp_filter")).and_then(|value| value.parse::<u8>().ok())
+    };
     let strict = value("all").max(value(uplink)) == Some(1);
     let elsewhere = facts.routes.iter().find(|route| {
-        route.net().is_some_and(|net| network.contains(&net)) && route.gateway.is_some() && route.dev.as_ref() != Some(uplink)
+        route.net().is_some_and(|net| network.contains(&net))
+            && route.gateway.is_some()
+            && route.dev.as_ref() != Some(uplink)
     });
     match elsewhere {
         Some(route) if strict => {
-            let what = format!("rp_filter is strict on {uplink}, but {} is routed by {}", route.dst, route.dev.as_deref().unwrap_or("?"));
+            let what = format!(
+                "rp_filter is strict on {uplink}, but {} is routed by {}",
+                route.dst,
+                route.dev.as_deref().unwrap_or("?")
+            );
             let why = "packets of that peer that come in by the uplink are dropped without a word";
-            vec![warning("rp-filter", what, why, format!("sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{uplink}.rp_filter=2"))]
+            vec![warning(
+                "rp-filter",
+                what,
+                why,
+                format!("sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{uplink}.rp_filter=2"),
+            )]
         }
         _ => vec![],
     }

@@ -38,12 +38,21 @@ pub(super) fn routes(facts: &Facts) -> Vec<Finding> {
             continue;
         }
         let uplink = facts.uplink.as_deref().unwrap_or("UPLINK");
-        let remedy = format!("ip route replace {} via {} dev {uplink} (flanneld does it by itself: flannelctl events)", peer.subnet, peer.public_ip);
-        let inside = |route: &&Route| facts.network.is_some_and(|network| route.net().is_some_and(|net| network.contains(&net)));
+        let remedy = format!(
+            "ip route replace {} via {} dev {uplink} (flanneld does it by itself: flannelctl events)",
+            peer.subnet, peer.public_ip
+        );
+        let inside =
+            |route: &&Route| facts.network.is_some_and(|network| route.net().is_some_and(|net| network.contains(&net)));
         findings.push(match route.filter(inside) {
             None => {
                 let what = format!("there is no route to {} of {}", peer.subnet, peer.public_ip);
-                broken("route-missing", what, "packets for its containers leave by the default route, or nowhere", remedy)
+                broken(
+                    "route-missing",
+                    what,
+                    "packets for its containers leave by the default route, or nowhere",
+                    remedy,
+                )
             }
             Some(route) => {
                 let what = format!("{} of {} is routed otherwise: {}", peer.subnet, peer.public_ip, shown(route));
@@ -76,7 +85,9 @@ fn stale(facts: &Facts) -> Vec<Finding> {
 fn gaps(facts: &Facts) -> Vec<Finding> {
     let (None, Some(network)) = (&facts.node, facts.network) else { return vec![] };
     let inside = |route: &&Route| route.gateway.is_some() && route.net().is_some_and(|net| network.contains(&net));
-    if facts.routes.iter().any(|route| inside(&route)) || facts.links.iter().any(|link| link.name.starts_with("flannel")) {
+    if facts.routes.iter().any(|route| inside(&route))
+        || facts.links.iter().any(|link| link.name.starts_with("flannel"))
+    {
         return vec![];
     }
     let what = format!("there is no route into {network} through another host");
@@ -101,7 +112,8 @@ fn dead(facts: &Facts, host: Ipv4Addr) -> Vec<Finding> {
         subnets = routes.filter_map(|route| Some((route.net()?, None))).collect();
     }
     let judge = |(subnet, ttl): (Ipv4Net, Option<u64>)| {
-        let left = ttl.map_or(String::new(), |ttl| format!("; its lease has {} left", crate::ctl::table::duration(ttl)));
+        let left =
+            ttl.map_or(String::new(), |ttl| format!("; its lease has {} left", crate::ctl::table::duration(ttl)));
         if failed {
             let what = format!("{host}, the next hop to {subnet}, does not answer ARP{left}");
             let why = "the host is down or has left: packets for its containers are lost";
@@ -120,9 +132,19 @@ fn packets(facts: &Facts) -> Option<[(Packet, &'static str); 2]> {
     let (subnet, network, uplink) = (facts.subnet?, facts.network?, facts.uplink.clone()?);
     let known = facts.node.iter().flat_map(|node| &node.peers).find(|peer| peer.way != PeerWay::Ignored);
     let other = known.map_or_else(|| any_other(network, subnet), |peer| peer.subnet);
-    let oif = best(facts, nth(other, 2)).filter(|route| route.net() != Some(Ipv4Net::default())).and_then(|route| route.dev.clone());
+    let oif = best(facts, nth(other, 2))
+        .filter(|route| route.net() != Some(Ipv4Net::default()))
+        .and_then(|route| route.dev.clone());
     let far = oif.unwrap_or(uplink);
-    let packet = |src, dst, iif: &str, oif: &str| Packet { src, dst, proto: Some(6), sport: None, dport: None, iif: iif.to_owned(), oif: oif.to_owned() };
+    let packet = |src, dst, iif: &str, oif: &str| Packet {
+        src,
+        dst,
+        proto: Some(6),
+        sport: None,
+        dport: None,
+        iif: iif.to_owned(),
+        oif: oif.to_owned(),
+    };
     Some([
         (packet(nth(subnet, 2), nth(other, 2), &facts.bridge, &far), "from containers to other hosts"),
         (packet(nth(other, 2), nth(subnet, 2), &far, &facts.bridge), "from other hosts to containers"),
@@ -137,7 +159,8 @@ fn any_other(network: Ipv4Net, subnet: Ipv4Net) -> Ipv4Net {
 }
 
 pub(super) fn firewall(facts: &Facts) -> Vec<Finding> {
-    let dropped = packets(facts).into_iter().flatten().filter_map(|(packet, words)| Some((facts.rules.dropped(&packet)?, words)));
+    let dropped =
+        packets(facts).into_iter().flatten().filter_map(|(packet, words)| Some((facts.rules.dropped(&packet)?, words)));
     let mut findings: Vec<Finding> = dropped.map(|(hit, words)| judge(facts, &hit, words)).collect();
     findings.extend(direct_access(facts));
     findings
@@ -148,7 +171,9 @@ fn judge(facts: &Facts, hit: &Hit, words: &str) -> Finding {
     if hit.rule.starts_with("the policy") {
         let what = format!("packets {words} are dropped by the policy of {}", hit.chain);
         let why = "Docker sets FORWARD to DROP, and no rule lets the flannel network pass";
-        let remedy = format!("start flanneld with -iptables-forward-rules=true; or iptables -I FORWARD -s {network} -j ACCEPT && iptables -I FORWARD -d {network} -j ACCEPT");
+        let remedy = format!(
+            "start flanneld with -iptables-forward-rules=true; or iptables -I FORWARD -s {network} -j ACCEPT && iptables -I FORWARD -d {network} -j ACCEPT"
+        );
         return broken("forward-drop", what, why, remedy);
     }
     let what = format!("packets {words} are dropped by a rule of {}: {}", hit.chain, hit.rule);
@@ -165,7 +190,15 @@ fn direct_access(facts: &Facts) -> Option<Finding> {
     let network = facts.network?;
     let container = facts.rules.guarded(subnet)?;
     let src = nth(any_other(network, subnet), 2);
-    let packet = Packet { src, dst: container, proto: Some(6), sport: None, dport: None, iif: uplink, oif: facts.bridge.clone() };
+    let packet = Packet {
+        src,
+        dst: container,
+        proto: Some(6),
+        sport: None,
+        dport: None,
+        iif: uplink,
+        oif: facts.bridge.clone(),
+    };
     let hit = facts.rules.dropped(&packet).filter(|hit| hit.chain.contains("PREROUTING"))?;
     let what = format!("packets from other hosts to {container} are dropped before routing: {}", hit.rule);
     let why = "Docker from 28 on forbids direct access to containers from outside their host";
