@@ -98,6 +98,44 @@ impl Etcd {
         self.wait_healthy()
     }
 
+    /// Starts every member that is not running, all at once, and waits until the cluster answers.
+    pub fn start_all(&mut self) -> Result<()> {
+        for index in 0..self.members.len() {
+            if self.members[index].process.is_none() {
+                self.spawn(index)?;
+            }
+        }
+        self.wait_healthy()
+    }
+
+    /// Saves the data as it is now under a name.
+    pub fn backup(&self, name: &str) -> Result<()> {
+        let member = self.members.iter().find(|member| member.process.is_some()).context("no member is running")?;
+        let mut command = member.place.command("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &member.client_url, "snapshot", "save"]);
+        command.arg(self.dir.join(name));
+        output(command).map(drop)
+    }
+
+    /// Kills every member, replaces the data by what [`Etcd::backup`] saved, and starts them again: the revision of the
+    /// store goes backwards.
+    pub fn restore(&mut self, name: &str) -> Result<()> {
+        let initial = self.initial_cluster();
+        for member in &mut self.members {
+            if let Some(mut process) = member.process.take() {
+                process.kill()?;
+            }
+            let data = self.dir.join(&member.name);
+            std::fs::remove_dir_all(&data)?;
+            let mut command = Command::new("etcdctl");
+            command.env("ETCDCTL_API", "3").args(["snapshot", "restore"]).arg(self.dir.join(name));
+            command.args(["--name", &member.name, "--initial-cluster", &initial, "--data-dir"]).arg(data);
+            command.args(["--initial-advertise-peer-urls", &member.peer_url]);
+            output(command)?;
+        }
+        self.start_all()
+    }
+
     /// Runs `etcdctl` against the running members and gives its output.
     pub fn ctl(&self, args: &[&str]) -> Result<String> {
         let alive: Vec<&Member> = self.members.iter().filter(|member| member.process.is_some()).collect();
@@ -147,7 +185,7 @@ impl Etcd {
     }
 
     fn spawn(&mut self, index: usize) -> Result<()> {
-        let initial: Vec<String> = self.members.iter().map(|m| format!("{}={}", m.name, m.peer_url)).collect();
+        let initial = self.initial_cluster();
         let member = &mut self.members[index];
         ensure!(member.process.is_none(), "{} is already running", member.name);
         let mut command = member.place.command("etcd");
@@ -155,9 +193,13 @@ impl Etcd {
         command.args(["--listen-client-urls", &member.place.listen_url(&member.client_url)]);
         command.args(["--advertise-client-urls", &member.client_url]);
         command.args(["--listen-peer-urls", &member.peer_url, "--initial-advertise-peer-urls", &member.peer_url]);
-        command.args(["--initial-cluster", &initial.join(","), "--logger", "zap", "--log-level", "warn"]);
+        command.args(["--initial-cluster", &initial, "--logger", "zap", "--log-level", "warn"]);
         member.process = Some(Process::spawn(command, &self.dir.join(format!("{}.log", member.name)))?);
         Ok(())
+    }
+
+    fn initial_cluster(&self) -> String {
+        self.members.iter().map(|m| format!("{}={}", m.name, m.peer_url)).collect::<Vec<_>>().join(",")
     }
 
     fn wait_healthy(&self) -> Result<()> {

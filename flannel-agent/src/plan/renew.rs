@@ -59,7 +59,7 @@ mod tests {
         check(None, 60, Some(min), None);
         check(Some(TTL), 60, None, Some(23 * hour));
         check(Some(TTL), 1439, None, Some(min));
-        check(Some(TTL), 1, None, Some(TTL - min));
+        check(Some(TTL), 1, None, Some(1439 * min));
         check(Some(hour), 60, None, Some(Duration::ZERO));
         check(Some(Duration::ZERO), 60, None, Some(Duration::ZERO));
         check(Some(hour), 60, Some(Duration::ZERO), Some(min));

@@ -20,8 +20,9 @@ use super::{
     error::{Failure, brief, classify},
 };
 
-/// How long one endpoint may take to answer one request.
-const ATTEMPT: Duration = Duration::from_secs(4);
+/// How long one endpoint may take to answer one request; doubled after every endpoint failed. A member whose leader died
+/// sits on a request, so this is what a change of leaders costs.
+const ATTEMPT: Duration = Duration::from_secs(2);
 /// Pause after every endpoint failed; doubled each time, up to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -88,14 +89,14 @@ impl Members {
         R: Future<Output = Result<T, etcd_client::Error>>,
     {
         let deadline = Instant::now() + PATIENCE;
-        let mut pause = PAUSE.0;
+        let (mut attempt, mut pause) = (ATTEMPT, PAUSE.0);
         loop {
             let mut tried = Vec::new();
             let first = self.preferred.load(Ordering::Relaxed);
             for index in (first..first + self.members.len()).map(|index| index % self.members.len()) {
                 let member = &self.members[index];
-                let until = deadline.min(Instant::now() + ATTEMPT);
-                match member.attempt(until, &request).await {
+                let until = deadline.min(Instant::now() + attempt);
+                match Box::pin(member.attempt(until, &request)).await {
                     Ok(answer) => {
                         self.preferred.store(index, Ordering::Relaxed);
                         return Ok(answer);
@@ -110,7 +111,7 @@ impl Members {
                 return Err(Error::Unanswered { what, tried: tried.join("; ") });
             }
             sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
+            (attempt, pause) = (attempt * 2, (pause * 2).min(PAUSE.1));
         }
     }
 }

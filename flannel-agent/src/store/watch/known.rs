@@ -50,6 +50,16 @@ impl Known {
         updates
     }
 
+    /// The same for a key whose value became unreadable: its lease is told again as it was, so that its owner, if that is
+    /// us, looks at it.
+    pub(super) fn touch(&mut self, key: &str, revision: i64) -> Vec<Update> {
+        let known = self.by_key.get_mut(key).map(|lease| {
+            lease.revision = revision;
+            Update::Put(lease.clone())
+        });
+        known.into_iter().collect()
+    }
+
     /// The same for a key that is gone.
     pub(super) fn delete(&mut self, key: &str) -> Vec<Update> {
         let Some(lease) = self.by_key.remove(key) else { return Vec::new() };

@@ -46,7 +46,7 @@ impl Default for Pace {
             first_pause: Duration::from_millis(100),
             last_pause: Duration::from_secs(5),
             audit: Duration::from_secs(30),
-            forgotten: Duration::from_secs(60),
+            forgotten: Duration::from_mins(1),
         }
     }
 }
@@ -231,7 +231,8 @@ impl Watch {
             let updates = match put.then(|| self.store.entry(kv)) {
                 Some(Entry::Lease(key, lease)) => self.known.put(key, lease),
                 // The old lease stays: its owner is still there, and deleting the key takes it away.
-                Some(Entry::Unreadable(_) | Entry::Stray) => Vec::new(),
+                Some(Entry::Unreadable(key)) => self.known.touch(&key, kv.mod_revision()),
+                Some(Entry::Stray) => Vec::new(),
                 None => self.known.delete(&text(kv.key())),
             };
             for update in updates {

@@ -20,7 +20,7 @@ pub(super) enum Ended {
 }
 
 pub(super) struct Stream {
-    stream: WatchStream,
+    responses: WatchStream,
     /// Id of the watcher of the configuration.
     config: i64,
     /// What came before both watchers were confirmed.
@@ -77,14 +77,14 @@ impl Stream {
                 early.push_back(response);
             }
         }
-        Ok(Self { stream, config: ids[1], early, seen })
+        Ok(Self { responses: stream, config: ids[1], early, seen })
     }
 
     /// The next events, or why there will be none.
     pub(super) async fn next(&mut self) -> Result<Batch, Ended> {
         let response = match self.early.pop_front() {
             Some(response) => response,
-            None => match self.stream.message().await {
+            None => match self.responses.message().await {
                 Ok(Some(response)) => response,
                 Ok(None) => return Err(Ended::Broken("etcd closed the watch".to_owned())),
                 Err(error) => return Err(Ended::Broken(brief(&error))),

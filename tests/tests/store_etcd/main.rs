@@ -1,0 +1,11 @@
+//! The store against a real etcd: what is written, what is read, what is noticed, and what is survived.
+
+mod common;
+mod proxy;
+
+mod contract;
+mod keeper;
+mod outage;
+mod secure;
+mod upstream;
+mod watch;
