@@ -5,8 +5,11 @@ mod backend_common;
 use std::net::{IpAddr, Ipv4Addr};
 
 use backend_common::choose;
-use flannel_agent::kernel::iface::{IfaceSpec, Stack};
-use flannel_tests::{netns::Netns, require, skip::Feature};
+use flannel_agent::kernel::{
+    iface::{IfaceSpec, Stack},
+    netlink::Netlink,
+};
+use flannel_tests::{netns::Netns, require, skip::Feature, topology::Topology};
 
 /// Upstream's test host: one interface with five addresses. Dummy links may be missing, so it is a bridge.
 fn upstream_host() -> Netns {
@@ -202,4 +205,40 @@ fn dual_stack() {
     assert!(error.contains("is not an address of eth0"), "{error}");
     let error = chosen(Flags { iface: &["empty"], ..NONE }).unwrap_err().to_string();
     assert!(error.contains("empty has no usable IPv4 address"), "{error}");
+}
+
+#[test]
+fn the_tables_of_a_bridge_tell_who_is_behind_it() {
+    require!(Feature::Root);
+    let mut topology = Topology::flat(1).unwrap();
+    let host = &mut topology.hosts[0];
+    host.give_subnet("10.5.1.0/24".parse().unwrap(), 1500).unwrap();
+    host.add_container().unwrap();
+    host.add_container().unwrap();
+    let look = |ns: &Netns| {
+        ns.block_on(|| async {
+            let netlink = Netlink::connect().unwrap();
+            assert_eq!(netlink.bridge("eth0").await.unwrap(), None, "a veth is no bridge");
+            assert_eq!(netlink.bridge("nowhere").await.unwrap(), None);
+            let bridge = netlink.bridge("docker0").await.unwrap().unwrap();
+            let endpoints = netlink.endpoints(bridge.ifindex).await.unwrap();
+            (bridge, endpoints)
+        })
+        .unwrap()
+    };
+    assert_eq!(look(&host.ns).1, [], "nobody has spoken yet");
+    for container in &host.containers {
+        container.ns.run("ping -c1 -W2 10.5.1.1").unwrap();
+    }
+    let (bridge, endpoints) = look(&host.ns);
+    assert_eq!(bridge.ports.iter().map(|port| port.name.as_str()).collect::<Vec<_>>(), ["veth2", "veth3"]);
+    assert!(bridge.ports.iter().all(|port| port.kind == "veth" && port.up && port.mtu == 1500 && port.peer.is_some()));
+    let expected: Vec<_> = host.containers.iter().map(|container| IpAddr::V4(container.address)).collect();
+    assert_eq!(endpoints.iter().map(|endpoint| endpoint.ip).collect::<Vec<_>>(), expected);
+    for (endpoint, port) in endpoints.iter().zip(&bridge.ports) {
+        assert_eq!(endpoint.port, Some(port.ifindex), "{endpoint:?}");
+    }
+    host.ns.run("ip link set veth2 nomaster").unwrap();
+    let (bridge, endpoints) = look(&host.ns);
+    assert_eq!((bridge.ports.len(), endpoints[0].port), (1, None), "a port that left is behind nothing");
 }

@@ -96,6 +96,7 @@ impl Node {
 
     /// Carries on over another uplink, or with other options of the backend. On an error everything stays as it was.
     pub(super) async fn rebuild(&mut self, config: NetworkConfig, uplink: Uplink) -> Result<(), backend::Error> {
+        self.backend.yield_place();
         let mut backend = Backend::prepare(&config, &uplink, &self.netlink).await?;
         backend.lease_acquired(self.own, &self.netlink).await?;
         (self.backend, self.uplink, self.config) = (backend, uplink, config);

@@ -272,6 +272,14 @@ impl Backend {
         Ok(())
     }
 
+    /// Gives up what another backend could not have beside this one (the udp port), so that it can take over. The next
+    /// [`Backend::look`] takes it again.
+    pub fn yield_place(&mut self) {
+        if let Self::Udp(backend) = self {
+            backend.stop();
+        }
+    }
+
     /// Brings our own device back if it is gone or differs (vxlan: with the same MAC address), tells the udp carrier
     /// of the peers, and reads what is in the kernel. `networks` are this daemon's: the current one, and the one of
     /// the run before if that was another.

@@ -93,15 +93,25 @@ impl Node {
 
     /// One pass of the agent.
     pub(crate) fn pass(&mut self, peers: &[&Lease]) -> Pass {
+        self.pass_in(peers, &[NETWORK.parse().unwrap()])
+    }
+
+    /// One pass of an agent with these networks.
+    pub(crate) fn pass_in(&mut self, peers: &[&Lease], networks: &[IpNet]) -> Pass {
         let backend = &mut self.backend;
-        self.ns.block_on(|| async { pass(backend, peers, &Netlink::connect().unwrap()).await }).unwrap()
+        self.ns.block_on(|| async { pass(backend, peers, networks, &Netlink::connect().unwrap()).await }).unwrap()
     }
 
     /// A pass that must succeed and after which there must be nothing left to do.
     pub(crate) fn settle(&mut self, peers: &[&Lease]) -> Pass {
-        let first = self.pass(peers);
+        self.settle_in(peers, &[NETWORK.parse().unwrap()])
+    }
+
+    /// The same with these networks.
+    pub(crate) fn settle_in(&mut self, peers: &[&Lease], networks: &[IpNet]) -> Pass {
+        let first = self.pass_in(peers, networks);
         assert!(first.failures.is_empty(), "{:?}", first.failures);
-        let second = self.pass(peers);
+        let second = self.pass_in(peers, networks);
         assert_eq!(second.plan.changes, [], "the second pass still had something to do");
         first
     }
@@ -122,9 +132,8 @@ impl Node {
 }
 
 /// What the agent does in a pass.
-pub(crate) async fn pass(backend: &mut Backend, peers: &[&Lease], netlink: &Netlink) -> Pass {
-    let networks: Vec<IpNet> = vec![NETWORK.parse().unwrap()];
-    let observed = backend.look(peers, &networks, netlink).await.unwrap();
+pub(crate) async fn pass(backend: &mut Backend, peers: &[&Lease], networks: &[IpNet], netlink: &Netlink) -> Pass {
+    let observed = backend.look(peers, networks, netlink).await.unwrap();
     let desired = backend.desired(peers, &observed);
     let plan = plan(&desired.objects, &observed);
     let failures = netlink.apply(&plan.changes).await;
@@ -137,7 +146,7 @@ pub(crate) async fn watch(backend: &mut Backend, peers: &[&Lease], mut stop: tok
     let netlink = Netlink::connect().unwrap();
     let mut events = Netlink::events().unwrap();
     loop {
-        pass(backend, peers, &netlink).await;
+        pass(backend, peers, &[NETWORK.parse().unwrap()], &netlink).await;
         let event = tokio::select! {
             event = events.recv() => event.unwrap(),
             _ = &mut stop => return,

@@ -70,6 +70,11 @@ impl Udp {
         self.ensure(netlink).await
     }
 
+    /// Ends the carrier; port and device are free then.
+    pub(super) fn stop(&mut self) {
+        self.running = None;
+    }
+
     /// Starts the carrier, or starts it again if its device was removed.
     pub(super) async fn ensure(&mut self, netlink: &Netlink) -> Result<(), Error> {
         let Some(own) = self.here.own else { return Ok(()) };

@@ -27,7 +27,7 @@ impl Netlink {
     pub async fn endpoints(&self, bridge: u32) -> Result<Vec<Endpoint>, Error> {
         let mut ports = BTreeMap::new();
         for entry in self.dump(AddressFamily::Bridge, bridge).await? {
-            let controller = entry.attributes.iter().any(|a| *a == NeighbourAttribute::Controller(bridge));
+            let controller = entry.attributes.contains(&NeighbourAttribute::Controller(bridge));
             let learned = !is_permanent(&entry);
             if let (true, true, Some(mac)) = (controller, learned, mac(&entry)) {
                 ports.insert(mac, entry.header.ifindex);
@@ -36,7 +36,8 @@ impl Netlink {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for entry in self.dump(family, bridge).await? {
-                if let (true, Some(ip), Some(mac)) = (entry.header.ifindex == bridge, ip(&entry), mac(&entry)) {
+                let unicast = ip(&entry).filter(|ip| entry.header.ifindex == bridge && !ip.is_multicast());
+                if let (Some(ip), Some(mac)) = (unicast, mac(&entry)) {
                     found.push(Endpoint { ip, mac, port: ports.get(&mac).copied() });
                 }
             }
