@@ -325,3 +325,98 @@ fn a_missing_program_is_named_with_its_remedy() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_table_that_iptables_cannot_read_is_named() {
+    require!(Feature::Root, Feature::Tool("iptables-nft"), Feature::Tool("nft"));
+    let ns = Netns::new("fw").unwrap();
+    let programs = programs(Variant::Nft);
+    // Somebody else's nftables rules in the place of iptables' table.
+    ns.sh("nft add table ip nat
+         nft 'add chain ip nat POSTROUTING { type nat hook postrouting priority 100; }'
+         nft add set ip nat them '{ type ipv4_addr; }'
+         nft add rule ip nat POSTROUTING ip saddr @them counter masquerade")
+        .unwrap();
+    ns.block_on(|| async {
+        let mut firewall = firewall(Mode::Iptables, rules("10.42.0.0/16", "10.42.5.0/24"), &programs);
+        let error = firewall.ensure().await.unwrap_err().to_string();
+        assert!(error.contains("nat") && error.contains("incompatible"), "{error}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn another_agent_at_the_same_moment_only_delays() {
+    require!(Feature::Root, Feature::Tool("iptables-nft"));
+    let ns = Netns::new("fw").unwrap();
+    let programs = programs(Variant::Nft);
+    let flag = programs.path().join("once");
+    programs.replace(
+        "iptables-restore",
+        &format!(
+            "[ -e {0} ] || {{ : > {0}; iptables-nft -t nat -N FLANNEL-POSTRTG; }}; exec iptables-nft-restore \"$@\"",
+            flag.display()
+        ),
+    );
+    ns.block_on(|| async {
+        let mut firewall = firewall(Mode::Iptables, rules("10.42.0.0/16", "10.42.5.0/24"), &programs);
+        firewall.ensure().await.unwrap();
+        assert!(firewall.ensure().await.unwrap().changes.is_empty());
+    })
+    .unwrap();
+    assert_eq!(ns.run("iptables-nft -t nat -S").unwrap(), MASQUERADE);
+}
+
+#[test]
+fn an_iptables_with_a_spelling_of_its_own_is_reported_once() {
+    require!(Feature::Root, Feature::Tool("iptables-nft"));
+    let ns = Netns::new("fw").unwrap();
+    let programs = programs(Variant::Nft);
+    programs.replace("iptables-save", "iptables-nft-save | sed s/-j/--jump/");
+    ns.block_on(|| async {
+        let mut firewall = firewall(Mode::Iptables, rules("10.42.0.0/16", "10.42.5.0/24"), &programs);
+        let error = firewall.ensure().await.unwrap_err().to_string();
+        assert!(error.contains("iptables-save shows other rules than were written"), "{error}");
+        let before = programs.spawned();
+        assert!(firewall.ensure().await.unwrap().changes.is_empty(), "it does not pile up rules");
+        assert_eq!(programs.spawned(), before);
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_program_that_hangs_is_given_up() {
+    require!(Feature::Root, Feature::Tool("iptables-nft"));
+    let ns = Netns::new("fw").unwrap();
+    let programs = programs(Variant::Nft);
+    programs.replace("iptables-save", "exec sleep 60");
+    ns.block_on(|| async {
+        let mut firewall = firewall(Mode::Iptables, rules("10.42.0.0/16", "10.42.5.0/24"), &programs)
+            .patience(Duration::from_millis(200));
+        let error = firewall.ensure().await.unwrap_err().to_string();
+        assert!(error.contains("iptables-save: did not end within") && error.contains("lock"), "{error}");
+    })
+    .unwrap();
+}
+
+/// So many changes that the socket cannot hold the notices of them.
+#[test]
+fn lost_notices_lead_to_a_look() {
+    require!(Feature::Root, Feature::Tool("iptables-nft"), Feature::Tool("nft"));
+    let ns = Netns::new("fw").unwrap();
+    let programs = programs(Variant::Nft);
+    let flood = programs.path().join("flood.nft");
+    let rule = "add rule ip flood c ip saddr 192.0.2.1 counter accept\n";
+    std::fs::write(&flood, format!("add table ip flood\nadd chain ip flood c\n{}", rule.repeat(10_000))).unwrap();
+    ns.block_on(|| async {
+        let mut firewall = firewall(Mode::Iptables, rules("10.42.0.0/16", "10.42.5.0/24"), &programs);
+        firewall.ensure().await.unwrap();
+        ns.run(&format!("nft -f {}", flood.display())).unwrap();
+        ns.run("iptables-nft -t nat -F FLANNEL-POSTRTG").unwrap();
+        let start = Instant::now();
+        wake(&mut firewall).await;
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert!(!firewall.ensure().await.unwrap().changes.is_empty());
+    })
+    .unwrap();
+}

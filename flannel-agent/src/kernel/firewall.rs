@@ -160,6 +160,13 @@ impl Firewall {
         self
     }
 
+    /// Gives a program this long, instead of 20 seconds, to end.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.programs.patience = patience;
+        self
+    }
+
     /// Reads the rules once, and writes what is missing. On an error the caller goes on, shows it, and calls again after
     /// the next [`Firewall::disturbed`].
     pub async fn ensure(&mut self) -> Result<Report, FirewallError> {

@@ -69,7 +69,7 @@ pub static TABLE: &[Flag] = &[
         "admin-socket",
         Kind::Text(""),
         NODE,
-        "local socket for flannelctl (default /run/flannel/flanneld.sock, or beside -subnet-file)",
+        "local socket for flannelctl; by default flanneld.sock beside -subnet-file",
     ),
     flag("ip-masq", Kind::Bool(false), RULES, "masquerade what leaves the flannel network"),
     flag("ip-masq-fully-random-disable", Kind::Bool(false), RULES, "do not choose source ports fully at random"),

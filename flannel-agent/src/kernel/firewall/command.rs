@@ -9,11 +9,19 @@ use super::FirewallError;
 /// Longer than anybody holds the lock of the tables in good health.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where programs are looked for.
-#[derive(Clone, Debug, Default)]
+/// How programs are run.
+#[derive(Clone, Debug)]
 pub(super) struct Programs {
-    /// Instead of the agent's own `PATH`.
+    /// Where they are looked for, instead of the agent's own `PATH`.
     pub path: Option<OsString>,
+    /// How long one may take.
+    pub patience: Duration,
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        Self { path: None, patience: PATIENCE }
+    }
 }
 
 impl Programs {
@@ -35,8 +43,8 @@ impl Programs {
             // A program that ends before it has read everything says why by itself.
             drop(stdin.write_all(input.as_bytes()).await);
         }
-        let output = timeout(PATIENCE, child.wait_with_output()).await.map_err(|_elapsed| {
-            failed(format!("did not end within {} s; is somebody holding the lock of the tables?", PATIENCE.as_secs()))
+        let output = timeout(self.patience, child.wait_with_output()).await.map_err(|_elapsed| {
+            failed(format!("did not end within {:?}; is somebody holding the lock of the tables?", self.patience))
         })?;
         let output = output.map_err(|error| failed(error.to_string()))?;
         if output.status.success() {
