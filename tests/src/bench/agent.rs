@@ -104,10 +104,8 @@ impl Agents {
         // Of the udp backend one route leads to all peers, so what counts is that there is a way.
         let last = net::peer_container(ROUTED_PEERS - 1);
         for (host, flanneld) in hosts.iter().zip(&self.flannelds) {
-            wait_until("routes to all peers", READY, || {
-                host.run(&format!("ip route get {last}")).is_ok()
-            })
-            .with_context(|| format!("flanneld said:\n{}", flanneld.log()))?;
+            wait_until("routes to all peers", READY, || host.run(&format!("ip route get {last}")).is_ok())
+                .with_context(|| format!("flanneld said:\n{}", flanneld.log()))?;
         }
         Ok(())
     }

@@ -22,15 +22,20 @@ if [ ! -e "$policy" ] || grep -q "cargo xtask setup" "$policy"; then
     chmod 755 "$policy"
 fi
 apt-get -y -q=2 --no-remove --no-install-recommends -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 install "$@"
-if command -v systemctl > /dev/null; then
-    for package in "$@"; do
-        case "$package" in
-        docker.io) systemctl --quiet disable docker.service docker.socket containerd.service ;;
-        etcd-server) systemctl --quiet disable etcd.service ;;
-        iperf3) systemctl --quiet disable iperf3.service ;;
-        esac || true
-    done 2> /dev/null
-fi
+disable() {
+    for unit in "$@"; do
+        systemctl --quiet disable "$unit.service" || deb-systemd-helper disable "$unit.service" || true
+        update-rc.d "$unit" disable || true
+    done
+}
+for package in "$@"; do
+    case "$package" in
+    docker.io) systemctl --quiet disable docker.socket || deb-systemd-helper disable docker.socket || true
+        disable docker containerd ;;
+    etcd-server) disable etcd ;;
+    iperf3) disable iperf3 ;;
+    esac > /dev/null 2>&1
+done
 "#;
 
 /// Why packages cannot be installed from here, if they cannot.
