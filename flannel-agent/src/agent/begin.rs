@@ -20,6 +20,7 @@ use crate::{
     keeper::{Keeper, KeeperEvent},
     kernel::{
         netlink::Netlink,
+        rights,
         sysctl::{self, Setting},
     },
     lease::{Lease, Update},
@@ -39,6 +40,7 @@ pub(super) async fn begin<'a>(
     publisher: watch::Sender<Arc<NodeState>>,
 ) -> Result<Begun<'a>, Error> {
     let started = Instant::now();
+    rights::check()?;
     let store = start::connect(flags)?;
     context.store.set(Arc::new(super::desk::StoreDesk::new(store.clone(), context.state.clone())));
     publisher.send_modify(|state| publish::introduce(Arc::make_mut(state), flags, &store));

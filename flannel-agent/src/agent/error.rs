@@ -16,6 +16,9 @@ pub enum Error {
         /// What is wrong.
         source: ConfigError,
     },
+    /// We may not change the network.
+    #[error("{0}")]
+    Rights(#[from] kernel::rights::MissingRights),
     /// No interface towards other nodes.
     #[error("{0}")]
     Interface(#[from] kernel::iface::IfaceError),

@@ -7,3 +7,4 @@ pub mod firewall;
 pub mod sysctl;
 
 pub mod inspect;
+pub mod rights;
