@@ -104,6 +104,15 @@ fn host_gw() {
     let route = ns.run("ip -6 route show fd00:5:0:2::/64").unwrap();
     assert!(route.contains("via 2001:db8::2 dev eth0 proto 241"), "{route}");
     let networks = ["fd00:5::/48".parse().unwrap(), NETWORK.parse().unwrap()];
+    // Upstream's route is taken over; one of somebody else stays.
+    for (owner, protocol) in [("boot", "proto 241"), ("static", "proto static")] {
+        ns.run("ip -6 route del fd00:5:0:2::/64").unwrap();
+        ns.run(&format!("ip -6 route add fd00:5:0:2::/64 via 2001:db8::9 dev eth0 proto {owner}")).unwrap();
+        nodes[0].settle_in(&[&leases[1]], &networks);
+        let route = ns.run("ip -6 route show fd00:5:0:2::/64").unwrap();
+        assert!(route.contains(protocol) && route.lines().count() == 1, "{route}");
+    }
+    ns.run("ip -6 route del fd00:5:0:2::/64").unwrap();
     // A peer without an IPv6 address crashes upstream; here it costs its own IPv6 and nothing else.
     leases[1].attrs.public_ipv6 = None;
     let pass = nodes[0].settle_in(&[&leases[1]], &networks);

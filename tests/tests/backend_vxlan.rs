@@ -301,6 +301,24 @@ fn a_foreign_interface_of_our_name_is_named() {
 }
 
 #[test]
+fn an_mtu_that_the_kernel_refuses_costs_no_route() {
+    require!(Feature::Root, Feature::Link("vxlan"));
+    let topology = topology(&[1]);
+    let host = &topology.hosts[0];
+    let mut node = Node::start(host, VXLAN, 1).unwrap();
+    let peer = lease(2, Ipv4Addr::new(192, 0, 2, 77), "vxlan", Some(&data("02:00:00:00:00:02")));
+    node.settle(&[&peer]);
+    host.ns.run("ip link set eth0 mtu 1300").unwrap();
+    host.ns.run("ip link del flannel.1").unwrap();
+    node.settle(&[&peer]);
+    assert_eq!(host.link_mtu("flannel.1").unwrap(), 1250, "the kernel's own limit");
+    assert_ne!(host.ns.run("ip route show 10.5.2.0/24").unwrap(), "");
+    host.ns.run("ip link set eth0 mtu 1500").unwrap();
+    node.settle(&[&peer]);
+    assert_eq!(host.link_mtu("flannel.1").unwrap(), 1450);
+}
+
+#[test]
 fn one_node_changes_its_backend_and_back() {
     require!(Feature::Root, Feature::Link("vxlan"));
     let topology = topology(&[2]);

@@ -213,6 +213,8 @@ fn the_tables_of_a_bridge_tell_who_is_behind_it() {
     let mut topology = Topology::flat(1).unwrap();
     let host = &mut topology.hosts[0];
     host.give_subnet("10.5.1.0/24".parse().unwrap(), 1500).unwrap();
+    // Else the bridge's own MAC address follows its ports, and the kernel forgets its neighbours with it.
+    host.ns.run("ip link set docker0 address 02:00:00:00:00:01").unwrap();
     host.add_container().unwrap();
     host.add_container().unwrap();
     let look = |ns: &Netns| {

@@ -128,13 +128,11 @@ impl Agent<'_> {
     }
 
     fn kernel_says(&mut self, event: KernelEvent) {
-        let ours = || self.node.backend.uplinks().iter().any(|(ifindex, _)| *ifindex == event.ifindex);
         match event.kind {
             Kind::Link | Kind::Address | Kind::LookAgain => self.links_changed = true,
-            Kind::Route => {}
-            // Neighbours of the uplink and of bridges change all the time and mean nothing to routes.
-            Kind::Neighbour | Kind::Fdb if self.node.trusted || ours() => {}
-            Kind::Neighbour | Kind::Fdb => return,
+            // In trusted mode the fast path knows who is behind which port.
+            _ if self.node.trusted || self.node.backend.concerns(&event) => {}
+            _ => return,
         }
         self.hurry();
     }

@@ -76,7 +76,7 @@ impl Ipip {
             netlink.set_mtu(self.ifindex, self.mtu()).await.map_err(refused)?;
         }
         if let Some(own) = self.here.own {
-            netlink.put_address(self.ifindex, IpAddr::V4(own.v4.network()), 32).await.map_err(refused)?;
+            netlink.ensure_address(self.ifindex, IpAddr::V4(own.v4.network()), 32).await.map_err(refused)?;
         }
         if !link.up {
             netlink.set_up(self.ifindex).await.map_err(refused)?;

@@ -31,7 +31,7 @@ use crate::{
     config::{self, NetworkConfig},
     kernel::{
         iface::Uplink,
-        netlink::{self, Netlink},
+        netlink::{self, Kind, Netlink},
     },
     lease::{Lease, Subnet},
     state::PeerWay,
@@ -107,7 +107,13 @@ pub struct Foreign {
     pub dst: IpNet,
     /// Whether it stands in the very place of ours, so that only one of them can be.
     pub blocks: bool,
-    /// What it looks like, for the operator.
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Outgoing interface, if it is one.
+    pub ifindex: Option<u32>,
+    /// Who made it (`RTPROT_*`).
+    pub protocol: u8,
+    /// What it looks like in `ip route`, for the operator.
     pub text: String,
 }
 
@@ -320,20 +326,41 @@ impl Backend {
         }
     }
 
+    /// Whether an event can mean work for us. Neighbours and forwarding entries change all the time, and count only on
+    /// devices of ours; everything else may have moved a route.
+    pub fn concerns(&self, event: &netlink::KernelEvent) -> bool {
+        match event.kind {
+            Kind::Link | Kind::Address | Kind::Route | Kind::LookAgain => true,
+            Kind::Neighbour | Kind::Fdb => self.devices().contains(&event.ifindex),
+        }
+    }
+
+    /// Interfaces that are ours alone.
+    fn devices(&self) -> BTreeSet<u32> {
+        let devices = match self {
+            Self::Vxlan(backend) => backend.devices(),
+            Self::Udp(backend) => backend.devices(),
+            Self::Ipip(backend) => backend.devices(),
+            Self::HostGw(_) | Self::Alloc(_) => Vec::new(),
+        };
+        devices.into_iter().collect()
+    }
+
     fn scope(&self, peers: &[&Lease], networks: &[IpNet]) -> netlink::Scope {
         let mut leased = BTreeSet::new();
         for peer in peers {
             leased.insert(IpNet::V4(peer.subnet.v4.trunc()));
             leased.extend(peer.subnet.v6.map(|v6| IpNet::V6(v6.trunc())));
         }
-        let (uplink, devices) = match self {
-            Self::HostGw(backend) => (&backend.here.uplink, Vec::new()),
-            Self::Vxlan(backend) => (&backend.here.uplink, backend.devices()),
-            Self::Udp(backend) => (&backend.here.uplink, backend.devices()),
-            Self::Ipip(backend) => (&backend.here.uplink, backend.devices()),
-            Self::Alloc(uplink) => (uplink, Vec::new()),
+        let uplink = match self {
+            Self::HostGw(backend) => &backend.here.uplink,
+            Self::Vxlan(backend) => &backend.here.uplink,
+            Self::Udp(backend) => &backend.here.uplink,
+            Self::Ipip(backend) => &backend.here.uplink,
+            Self::Alloc(uplink) => uplink,
         };
+        let devices = self.devices();
         let interfaces = devices.iter().copied().chain([uplink.ifindex]).collect();
-        netlink::Scope { networks: networks.to_vec(), leased, interfaces, devices: devices.into_iter().collect() }
+        netlink::Scope { networks: networks.to_vec(), leased, interfaces, devices }
     }
 }

@@ -82,6 +82,9 @@ impl Here {
         let way = Way { ifindex: *ifindex, next_hop: gateway, mtu: *mtu };
         let on_link = observed.routes.on_link(IpAddr::V4(gateway), *ifindex);
         let problem = (!on_link).then(|| {
+            if !observed.routes.has_link(*ifindex) {
+                return format!("{name} has no network on its link now: it is down, or has lost its address {address}");
+            }
             format!(
                 "its address {gateway} is not on the link of {name} ({address}): host-gw needs all nodes on one \
                  layer 2 network; use vxlan, or another -iface"

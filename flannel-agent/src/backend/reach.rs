@@ -43,6 +43,11 @@ impl RouteTable {
         first.is_some_and(|reach| reach.gateway.is_none())
     }
 
+    /// Whether any network is on this interface's link; not so while the interface is down or has no address.
+    pub fn has_link(&self, ifindex: u32) -> bool {
+        self.routes.values().flatten().any(|reach| reach.ifindex == Some(ifindex) && reach.gateway.is_none())
+    }
+
     /// Routes that match, the longest first.
     fn matches(&self, ip: IpAddr) -> impl Iterator<Item = &Vec<Reach>> {
         self.lengths.iter().rev().filter_map(move |length| {

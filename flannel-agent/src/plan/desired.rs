@@ -58,7 +58,7 @@ mod tests {
     }
 
     fn foreign(dst: &str, blocks: bool) -> Foreign {
-        Foreign { dst: dst.parse().unwrap(), blocks, text: String::new() }
+        Foreign { dst: dst.parse().unwrap(), blocks, gateway: None, ifindex: None, protocol: 4, text: String::new() }
     }
 
     const A: &str = "10.5.1.0/24";

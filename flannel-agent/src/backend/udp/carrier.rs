@@ -121,6 +121,14 @@ fn buffers() -> Vec<Vec<u8>> {
 
 impl Ends {
     fn run(mut self, stop: &EventFd) {
+        self.carry(stop);
+        let count = |lost: &AtomicU64| lost.load(Ordering::Relaxed);
+        let Lost { no_peer, expired, refused } = &self.shared.lost;
+        let (no_peer, expired, refused) = (count(no_peer), count(expired), count(refused));
+        tracing::info!(no_peer, expired, refused, "the udp carrier ended; packets that went nowhere so far");
+    }
+
+    fn carry(&mut self, stop: &EventFd) {
         let mut incoming = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
         let mut outgoing = MultiHeaders::<SockaddrIn>::preallocate(BATCH, None);
         loop {

@@ -90,7 +90,7 @@ impl Udp {
         if link.mtu != self.mtu() {
             netlink.set_mtu(link.ifindex, self.mtu()).await.map_err(refused)?;
         }
-        netlink.put_address(link.ifindex, IpAddr::V4(base), 32).await.map_err(refused)?;
+        netlink.ensure_address(link.ifindex, IpAddr::V4(base), 32).await.map_err(refused)?;
         if !link.up {
             netlink.set_up(link.ifindex).await.map_err(refused)?;
         }

@@ -25,6 +25,8 @@ pub(super) struct Device {
     pub(super) ifindex: u32,
     /// Its address, once we have a lease: the base of our subnet.
     pub(super) address: Option<IpAddr>,
+    /// What the kernel refused at the last look, in words.
+    complaint: Option<String>,
 }
 
 impl Device {
@@ -38,7 +40,7 @@ impl Device {
     ) -> Result<Self, Error> {
         let before = netlink.link(&name).await?.and_then(|link| link.mac).filter(|mac| *mac != [0; 6]);
         let mac = before.unwrap_or_else(random_mac);
-        let mut device = Self { name, settings, mtu, network, mac, ifindex: 0, address: None };
+        let mut device = Self { name, settings, mtu, network, mac, ifindex: 0, address: None, complaint: None };
         device.ensure(netlink).await?;
         Ok(device)
     }
@@ -58,17 +60,29 @@ impl Device {
         if link.mac != Some(self.mac) {
             netlink.set_mac(self.ifindex, self.mac).await?;
         }
-        if link.mtu != self.mtu {
-            netlink.set_mtu(self.ifindex, self.mtu).await?;
-        }
-        if link.vxlan.is_some_and(|found| found.learning != self.settings.learning) {
-            netlink.set_vxlan_learning(self.ifindex, self.settings).await?;
-        }
+        self.improve(&link, netlink).await;
         self.ensure_address(netlink).await?;
         if !link.up {
             netlink.set_up(self.ifindex).await?;
         }
         Ok(())
+    }
+
+    /// Sets what may differ and yet carry packets. A refusal (an interface below with a smaller MTU than it had) is said
+    /// once and costs no route.
+    async fn improve(&mut self, link: &Link, netlink: &Netlink) {
+        let mut refused = None;
+        if link.mtu != self.mtu {
+            refused = netlink.set_mtu(self.ifindex, self.mtu).await.err();
+        }
+        if link.vxlan.is_some_and(|found| found.learning != self.settings.learning) {
+            refused = netlink.set_vxlan_learning(self.ifindex, self.settings).await.err().or(refused);
+        }
+        let complaint = refused.map(|error| error.to_string());
+        if let Some(text) = complaint.as_ref().filter(|_| complaint != self.complaint) {
+            tracing::warn!(device = self.name, "vxlan device stays as it is: {text}");
+        }
+        self.complaint = complaint;
     }
 
     async fn make(&self, netlink: &Netlink) -> Result<Link, Error> {
@@ -105,18 +119,12 @@ impl Device {
         let width = if wanted.is_ipv4() { 32 } else { 128 };
         let addresses = netlink.addresses().await?;
         let of_device = addresses.iter().filter(|address| address.ifindex == self.ifindex);
-        let mut found = false;
-        for address in of_device {
-            if address.ip == wanted && address.prefix == width {
-                found = true;
-            } else if self.is_leftover(address.ip) {
+        for address in of_device.filter(|address| address.ip != wanted || address.prefix != width) {
+            if self.is_leftover(address.ip) {
                 netlink.remove_address(self.ifindex, address.ip, address.prefix).await?;
             }
         }
-        if !found {
-            netlink.put_address(self.ifindex, wanted, width).await?;
-        }
-        Ok(())
+        netlink.ensure_address(self.ifindex, wanted, width).await
     }
 
     /// IPv4 addresses that somebody put there for other purposes stay; IPv6 has none but ours and the link-local one.

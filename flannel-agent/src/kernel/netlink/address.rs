@@ -8,7 +8,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 
-use super::{Error, Netlink, all};
+use super::{Error, Netlink};
 
 /// An address of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,15 +32,24 @@ impl Netlink {
     pub async fn addresses(&self) -> Result<Vec<Address>, Error> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut request = self.handle.address().get();
-            request.message_mut().header.family = family;
-            found.extend(all("list addresses", request.execute()).await?.iter().filter_map(parse));
+            let mut all = AddressMessage::default();
+            all.header.family = family;
+            let listed = self.dump("list addresses", RouteNetlinkMessage::GetAddress(all)).await?;
+            found.extend(listed.iter().filter_map(|message| match message {
+                RouteNetlinkMessage::NewAddress(message) => parse(message),
+                _ => None,
+            }));
         }
         Ok(found)
     }
 
-    /// Gives an interface an address, or leaves it if it is there.
-    pub async fn put_address(&self, ifindex: u32, ip: IpAddr, prefix: u8) -> Result<(), Error> {
+    /// Gives an interface an address, unless it has it: the kernel tells of an address also when it was there before,
+    /// and whoever then looks again would do so for ever.
+    pub async fn ensure_address(&self, ifindex: u32, ip: IpAddr, prefix: u8) -> Result<(), Error> {
+        let there = |found: &Address| (found.ifindex, found.ip, found.prefix) == (ifindex, ip, prefix);
+        if self.addresses().await?.iter().any(there) {
+            return Ok(());
+        }
         let what = format!("add address {ip}/{prefix} to interface {ifindex}");
         let message = RouteNetlinkMessage::NewAddress(message(ifindex, ip, prefix));
         self.request(&what, message, NLM_F_CREATE | NLM_F_REPLACE).await

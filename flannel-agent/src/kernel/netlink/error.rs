@@ -2,9 +2,8 @@
 
 use std::io;
 
-use netlink_packet_route::RouteNetlinkMessage;
 use nix::errno::Errno;
-use rtnetlink::packet_core::{ErrorMessage, NetlinkMessage};
+use rtnetlink::packet_core::ErrorMessage;
 
 /// A netlink request that did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +22,7 @@ pub enum Error {
         errno: i32,
     },
     /// The connection to the kernel ended under the request.
-    #[error("{what}: the netlink socket closed; it is opened again at the next start")]
+    #[error("{what}: the netlink socket closed; another is opened at the next pass")]
     Closed {
         /// What was asked.
         what: String,
@@ -70,10 +69,6 @@ impl Error {
             None => name,
         };
         Self::Refused { what, why, errno }
-    }
-
-    pub(crate) fn unexpected(what: String, message: &NetlinkMessage<RouteNetlinkMessage>) -> Self {
-        Self::Refused { what, why: format!("unexpected answer of type {}", message.header.message_type), errno: 0 }
     }
 }
 

@@ -11,7 +11,7 @@ use rtnetlink::{
 };
 use tokio::sync::mpsc;
 
-use super::{Error, RECEIVE_BUFFER};
+use super::{Error, socket::RECEIVE_BUFFER};
 
 /// A hint that something changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,9 @@ pub enum Kind {
 
 /// Events that wait for a busy agent. More than these are one `LookAgain` anyway.
 const CAPACITY: usize = 1024;
+
+/// Something happened, and nobody knows what.
+const LOST: KernelEvent = KernelEvent { kind: Kind::LookAgain, ifindex: 0, gone: false };
 
 /// Pause before a closed socket is opened again.
 const REOPEN: Duration = Duration::from_millis(100);
@@ -80,25 +83,29 @@ fn subscribe() -> std::io::Result<Messages> {
         .boxed())
 }
 
+/// Passes events on, and never waits for whoever reads them: what does not fit becomes one "look again".
 async fn forward(mut messages: Messages, sender: mpsc::Sender<KernelEvent>) {
-    let lost = KernelEvent { kind: Kind::LookAgain, ifindex: 0, gone: false };
+    let mut lost = false;
     loop {
         let message = tokio::select! {
             message = messages.next() => message,
+            permit = sender.reserve(), if lost => {
+                let Ok(permit) = permit else { return };
+                permit.send(LOST);
+                lost = false;
+                continue;
+            }
             () = sender.closed() => return,
         };
         let event = match message {
             Some(message) => translate(&message),
             None => {
                 messages = reopen().await;
-                Some(lost)
+                Some(LOST)
             }
         };
         if let Some(event) = event {
-            // Waiting here makes the kernel's buffer overrun, which is noticed; dropping an event would not be.
-            if sender.send(event).await.is_err() {
-                return;
-            }
+            lost |= sender.try_send(event).is_err();
         }
     }
 }
@@ -117,7 +124,7 @@ fn translate(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<KernelEven
     use RouteNetlinkMessage as M;
     let inner = match &message.payload {
         NetlinkPayload::InnerMessage(inner) => inner,
-        NetlinkPayload::Overrun(_) => return Some(KernelEvent { kind: Kind::LookAgain, ifindex: 0, gone: false }),
+        NetlinkPayload::Overrun(_) => return Some(LOST),
         _ => return None,
     };
     let (kind, ifindex, gone) = match inner {

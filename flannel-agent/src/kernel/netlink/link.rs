@@ -4,14 +4,16 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_route::{
     RouteNetlinkMessage,
-    link::{InfoData, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+    link::{
+        InfoData, InfoIpTunnel, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    },
 };
 use rtnetlink::{
     LinkMessageBuilder, LinkUnspec, LinkVxlan,
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
 };
 
-use super::{Error, Netlink, all};
+use super::{Error, Netlink};
 
 /// An interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +81,11 @@ pub struct Bridge {
 impl Netlink {
     /// All interfaces of this namespace, in order of their index.
     pub async fn links(&self) -> Result<Vec<Link>, Error> {
-        let messages = all("list interfaces", self.handle.link().get().execute()).await?;
-        let mut links: Vec<Link> = messages.iter().map(parse).collect();
+        let mut all = LinkMessage::default();
+        // The counters would be most of the answer.
+        all.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let messages = self.dump("list interfaces", RouteNetlinkMessage::GetLink(all)).await?;
+        let mut links: Vec<Link> = messages.iter().filter_map(parse).collect();
         links.sort_by_key(|link| link.ifindex);
         Ok(links)
     }
@@ -88,13 +93,17 @@ impl Netlink {
     /// The interface of this name, if there is one.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
         let what = format!("look for interface {name}");
-        one(all(&what, self.handle.link().get().match_name(name).execute()).await)
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        one(self.ask(&what, RouteNetlinkMessage::GetLink(message)).await)
     }
 
     /// The interface of this index, if there is one.
     pub async fn link_at(&self, ifindex: u32) -> Result<Option<Link>, Error> {
         let what = format!("look for interface {ifindex}");
-        one(all(&what, self.handle.link().get().match_index(ifindex).execute()).await)
+        let mut message = LinkMessage::default();
+        message.header.index = ifindex;
+        one(self.ask(&what, RouteNetlinkMessage::GetLink(message)).await)
     }
 
     /// The bridge of this name and its ports; `None` if there is no such interface or it is no bridge.
@@ -193,15 +202,16 @@ impl Netlink {
 }
 
 /// The kernel answers a look-up that finds nothing with `ENODEV`; that is an answer, not an error.
-fn one(found: Result<Vec<LinkMessage>, Error>) -> Result<Option<Link>, Error> {
+fn one(found: Result<Vec<RouteNetlinkMessage>, Error>) -> Result<Option<Link>, Error> {
     match found {
-        Ok(messages) => Ok(messages.first().map(parse)),
+        Ok(messages) => Ok(messages.first().and_then(parse)),
         Err(error) if error.errno() == nix::errno::Errno::ENODEV as i32 => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-fn parse(message: &LinkMessage) -> Link {
+fn parse(message: &RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let mut link = Link {
         ifindex: message.header.index,
         name: String::new(),
@@ -227,7 +237,7 @@ fn parse(message: &LinkMessage) -> Link {
             _ => {}
         }
     }
-    link
+    Some(link)
 }
 
 fn parse_info(parts: &[LinkInfo], link: &mut Link) {

@@ -8,7 +8,7 @@ use netlink_packet_route::{
 };
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 
-use super::{Error, Netlink, all};
+use super::{Error, Netlink};
 use crate::backend::{Object, Objects, Slot};
 
 /// A container behind a bridge, as the kernel's tables know it.
@@ -26,7 +26,7 @@ impl Netlink {
     /// Who is behind a bridge: its neighbour table joined with its forwarding table.
     pub async fn endpoints(&self, bridge: u32) -> Result<Vec<Endpoint>, Error> {
         let mut ports = BTreeMap::new();
-        for entry in self.dump(AddressFamily::Bridge, bridge).await? {
+        for entry in self.entries(AddressFamily::Bridge, bridge).await? {
             let controller = entry.attributes.contains(&NeighbourAttribute::Controller(bridge));
             let learned = !is_permanent(&entry);
             if let (true, true, Some(mac)) = (controller, learned, mac(&entry)) {
@@ -35,7 +35,7 @@ impl Netlink {
         }
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for entry in self.dump(family, bridge).await? {
+            for entry in self.entries(family, bridge).await? {
                 let unicast = ip(&entry).filter(|ip| entry.header.ifindex == bridge && !ip.is_multicast());
                 if let (Some(ip), Some(mac)) = (unicast, mac(&entry)) {
                     found.push(Endpoint { ip, mac, port: ports.get(&mac).copied() });
@@ -50,7 +50,7 @@ impl Netlink {
     pub(super) async fn permanent(&self, device: u32) -> Result<Objects, Error> {
         let mut found = Objects::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6, AddressFamily::Bridge] {
-            for entry in self.dump(family, device).await? {
+            for entry in self.entries(family, device).await? {
                 if entry.header.ifindex != device || !is_permanent(&entry) {
                     continue;
                 }
@@ -66,16 +66,16 @@ impl Netlink {
         Ok(found)
     }
 
-    async fn dump(&self, family: AddressFamily, device: u32) -> Result<Vec<NeighbourMessage>, Error> {
-        let mut request = self.handle.neighbours().get().set_address_family(family);
-        // For neighbours the kernel filters by the attribute, for forwarding entries by the header; both may be wrong
-        // for the other, so that the caller filters again.
-        if family == AddressFamily::Bridge {
-            request.message_mut().header.ifindex = 0;
-        } else {
-            request.message_mut().attributes.push(NeighbourAttribute::IfIndex(device));
+    async fn entries(&self, family: AddressFamily, device: u32) -> Result<Vec<NeighbourMessage>, Error> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = family;
+        // The kernel filters neighbours by this attribute, and forwarding entries not by device: the caller filters again.
+        if family != AddressFamily::Bridge {
+            message.attributes.push(NeighbourAttribute::IfIndex(device));
         }
-        all("list neighbours", request.execute()).await
+        let listed = self.dump("list neighbours", RouteNetlinkMessage::GetNeighbour(message)).await?;
+        let entry = |message| if let RouteNetlinkMessage::NewNeighbour(entry) = message { Some(entry) } else { None };
+        Ok(listed.into_iter().filter_map(entry).collect())
     }
 }
 

@@ -1,10 +1,11 @@
 //! What is in the kernel, sorted by whose it is.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use ipnet::IpNet;
+use netlink_packet_route::route::RouteProtocol;
 
-use super::{Error, Netlink, OUR_PROTOCOL, route::Route};
+use super::{Error, Link, Netlink, OUR_PROTOCOL, route::Route};
 use crate::backend::{Foreign, Object, Observed, Slot};
 
 /// `RTPROT_BOOT`: what upstream flannel's routes carry, and every route of `ip route add`.
@@ -30,6 +31,12 @@ impl Netlink {
         let mut observed = Observed::default();
         for route in self.routes().await? {
             sort(&route, scope, &mut observed);
+        }
+        if !observed.foreign.is_empty() {
+            let links = self.links().await?;
+            for foreign in &mut observed.foreign {
+                foreign.text = describe(foreign, &links);
+            }
         }
         for device in &scope.devices {
             observed.ours.extend(self.permanent(*device).await?);
@@ -60,7 +67,8 @@ fn sort(route: &Route, scope: &Scope, observed: &mut Observed) {
     if upstream {
         observed.adoptable.insert(slot, object(route));
     } else {
-        observed.foreign.push(Foreign { dst: route.dst, blocks: route.same_place, text: describe(route) });
+        let Route { dst, gateway, ifindex, protocol, same_place, .. } = *route;
+        observed.foreign.push(Foreign { dst, blocks: same_place, gateway, ifindex, protocol, text: String::new() });
     }
 }
 
@@ -68,15 +76,16 @@ fn object(route: &Route) -> Object {
     Object::Route { gateway: route.gateway, ifindex: route.ifindex.unwrap_or(0), onlink: route.onlink }
 }
 
-fn describe(route: &Route) -> String {
-    use std::fmt::Write as _;
+/// As `ip route` shows it.
+fn describe(route: &Foreign, links: &[Link]) -> String {
     let mut text = route.dst.to_string();
     if let Some(gateway) = route.gateway {
         let _infallible = write!(text, " via {gateway}");
     }
     if let Some(ifindex) = route.ifindex {
-        let _infallible = write!(text, " out of interface {ifindex}");
+        let name = links.iter().find(|link| link.ifindex == ifindex).map_or("?", |link| &link.name);
+        let _infallible = write!(text, " dev {name}");
     }
-    let _infallible = write!(text, ", protocol {}", route.protocol);
+    let _infallible = write!(text, " proto {}", RouteProtocol::from(route.protocol));
     text
 }

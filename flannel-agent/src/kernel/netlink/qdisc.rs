@@ -5,7 +5,7 @@ use netlink_packet_route::{
     tc::{TcHandle, TcMessage},
 };
 
-use super::{Error, Netlink, all};
+use super::{Error, Netlink};
 
 /// Where filters of a clsact qdisc hang: its two parents (`TC_H_MIN_INGRESS` and `TC_H_MIN_EGRESS` of linux/pkt_sched.h).
 const MINORS: [u16; 2] = [0xfff2, 0xfff3];
@@ -17,10 +17,9 @@ impl Netlink {
     pub async fn remove_empty_clsact(&self, ifindex: u32) -> Result<bool, Error> {
         let what = format!("list the filters of interface {ifindex}");
         for minor in MINORS {
-            let mut handle = self.handle.traffic_filter(ifindex as i32);
-            let mut request = handle.get();
-            request = if minor == MINORS[0] { request.ingress() } else { request.egress() };
-            match all(&what, request.execute()).await {
+            let mut filters = TcMessage::with_index(ifindex as i32);
+            filters.header.parent = TcHandle { major: 0xffff, minor };
+            match self.dump(&what, RouteNetlinkMessage::GetTrafficFilter(filters)).await {
                 Ok(filters) if filters.is_empty() => {}
                 Ok(_) => return Ok(false),
                 // No interface, or no qdisc.

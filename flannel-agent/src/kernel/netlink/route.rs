@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_route::{
-    AddressFamily,
+    AddressFamily, RouteNetlinkMessage,
     route::{
         RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
         RouteVia,
     },
 };
 
-use super::{Error, Netlink, all};
+use super::{Error, Netlink};
 use crate::backend::{Object, Slot};
 
 /// Route protocol of every route that we make (`ip route show proto 241`).
@@ -66,7 +66,7 @@ impl Netlink {
         let mut message = empty(ip.is_ipv4());
         message.header.destination_prefix_length = if ip.is_ipv4() { 32 } else { 128 };
         message.attributes.push(RouteAttribute::Destination(address(ip)));
-        let found = all(&what, self.handle.route().get(message).execute()).await?;
+        let found = routes_of(self.ask(&what, RouteNetlinkMessage::GetRoute(message)).await?);
         let none = || Error::Refused { what: what.clone(), why: "the kernel named no interface".into(), errno: 0 };
         let route = found.first().ok_or_else(none)?;
         let mut lookup = Lookup { ifindex: 0, gateway: gateway(route), source: None };
@@ -92,7 +92,7 @@ impl Netlink {
     async fn main_table(&self, v4: bool) -> Result<Vec<RouteMessage>, Error> {
         let mut message = empty(v4);
         message.header.table = RouteHeader::RT_TABLE_MAIN;
-        all("list routes", self.handle.route().get(message).execute()).await
+        Ok(routes_of(self.dump("list routes", RouteNetlinkMessage::GetRoute(message)).await?))
     }
 
     /// Interfaces of the default routes of the main table in the kernel's order, so the lowest metric first; `None`
@@ -107,6 +107,11 @@ impl Netlink {
         defaults.sort_by_key(|(metric, _)| *metric);
         Ok(defaults.into_iter().map(|(_, ifindex)| ifindex).collect())
     }
+}
+
+fn routes_of(messages: Vec<RouteNetlinkMessage>) -> Vec<RouteMessage> {
+    let route = |message| if let RouteNetlinkMessage::NewRoute(route) = message { Some(route) } else { None };
+    messages.into_iter().filter_map(route).collect()
 }
 
 /// The message that makes or removes one of our routes.
