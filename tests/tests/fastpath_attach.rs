@@ -3,8 +3,8 @@
 mod fastpath_common;
 
 use fastpath_common::{PinRoot, attached, entries, expect_attached, inputs, options, start, sync, two_hosts};
-use flannel_agent::fastpath::{Attach, FastPath, Mode, Options, Xdp, cleanup};
-use flannel_tests::{require, skip::Feature};
+use flannel_agent::fastpath::{Attach, Error, FastPath, Mode, Object, Options, Xdp, cleanup, pinned_hooks};
+use flannel_tests::{require, scratch::Scratch, skip::Feature};
 use serde_json::Value;
 
 const AT_UPLINK: [&str; 2] = ["eth0 tcx/egress to_uplink", "eth0 tcx/ingress from_uplink"];
@@ -169,7 +169,8 @@ fn an_interface_that_has_gone_is_said_and_harms_no_other() {
             (fastpath, warnings)
         })
         .unwrap();
-    assert_eq!(warnings.len(), 2, "{warnings:#?}");
+    let codes: Vec<&str> = warnings.iter().map(|warning| warning.code.as_str()).collect();
+    assert_eq!(codes, ["fastpath-from-port", "fastpath-to-port"], "{warnings:#?}");
     assert!(warnings[0].text.contains("veth2: the interface has gone"), "{warnings:#?}");
     expect_attached(ns, &[AT_UPLINK, AT_VETH3].concat());
     assert_eq!(sync(ns, &mut fastpath, &fastpath_common::inputs(&topology, 0)), []);
@@ -184,6 +185,7 @@ fn cleanup_leaves_nothing() {
     let programs: Vec<u64> = entries(ns).into_iter().map(|(_, id)| id).collect();
     drop(fastpath);
     assert_eq!(attached(ns).len(), 7, "a dead agent changes nothing");
+    assert_eq!(ns.enter(|| pinned_hooks(pins.path(), None)).unwrap().unwrap().len(), 7);
     let removed = ns.enter(|| cleanup(pins.path(), None)).unwrap().unwrap();
     assert_eq!((removed.links, removed.directories), (7, 1));
     expect_attached(ns, &[]);
@@ -194,4 +196,35 @@ fn cleanup_leaves_nothing() {
     }
     let again = ns.enter(|| cleanup(pins.path(), None)).unwrap().unwrap();
     assert_eq!(again, flannel_agent::fastpath::Removed::default());
+}
+
+#[test]
+fn without_a_bpf_file_system_it_works_until_the_agent_ends() {
+    require!(Feature::Bpf);
+    let topology = two_hosts();
+    let ns = &topology.hosts[0].ns;
+    let folder = Scratch::new("nopins").unwrap();
+    let fastpath =
+        start(ns, &Options { pin_root: folder.join("flannel"), ..Options::default() }, &inputs(&topology, 0));
+    expect_attached(ns, &all());
+    let state = fastpath.state();
+    assert!(state.reason.unwrap().contains("not on a BPF file system"));
+    assert_eq!(state.pin_dir, "");
+    assert!(fastpath.reader().settings().unwrap().is_some());
+    drop(fastpath);
+    expect_attached(ns, &[]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_object_that_does_not_load_leaves_nothing_attached() {
+    require!(Feature::Bpf);
+    let (topology, pins) = (two_hosts(), PinRoot::new());
+    let ns = &topology.hosts[0].ns;
+    drop(start(ns, &options(&pins), &inputs(&topology, 0)));
+    let broken = Object { bytes: b"no ELF file at all".as_slice().into(), ..Object::built_in() };
+    let error = ns.enter(|| FastPath::start_object(&options(&pins), &broken).err().unwrap()).unwrap();
+    assert!(matches!(error, Error::Object { .. }), "{error}");
+    expect_attached(ns, &[]);
+    assert_eq!(pins.listing(), Vec::<String>::new());
 }

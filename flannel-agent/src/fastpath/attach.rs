@@ -33,13 +33,18 @@ pub(super) fn tc_rung(kind: HookKind) -> Tc {
     match kind {
         HookKind::Tcx => Tc::Tcx,
         HookKind::Clsact => Tc::Clsact,
-        HookKind::Auto if kernel_at_least(6, 6) => Tc::Tcx,
+        HookKind::Auto if has_tcx() => Tc::Tcx,
         HookKind::Auto => Tc::Clsact,
     }
 }
 
+/// Whether the kernel knows tcx (6.6, or a distribution's own older one). Every network namespace has a `lo`.
+pub(super) fn has_tcx() -> bool {
+    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+}
+
 /// Whether the running kernel is this version or newer.
-pub(super) fn kernel_at_least(major: u8, minor: u8) -> bool {
+fn kernel_at_least(major: u8, minor: u8) -> bool {
     KernelVersion::current().is_ok_and(|current| current >= KernelVersion::new(major, minor, 0))
 }
 

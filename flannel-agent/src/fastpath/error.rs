@@ -72,6 +72,17 @@ impl Error {
         move |source| Self::Pin { path: path.into(), source }
     }
 
+    /// What it is about, so that a hundred interfaces or leases with the same trouble make one warning.
+    pub(super) const fn about(&self) -> &'static str {
+        match self {
+            Self::Refused { .. } => "rights",
+            Self::Object { .. } => "object",
+            Self::Pin { .. } | Self::NotPinned { .. } => "pins",
+            Self::Program { program, .. } | Self::Attach { program, .. } => program,
+            Self::Map { map, .. } => map,
+        }
+    }
+
     /// From the loader: tells "no rights" and "no BPF" from a broken object.
     pub(super) fn from_load(error: EbpfError) -> Self {
         if let EbpfError::MapError(MapError::CreateError { name, io_error }) = &error

@@ -13,10 +13,15 @@ use aya::programs::{
     tc::SchedClassifierLink,
 };
 
+use flannel_common::abi::Hook;
+use ipnet::Ipv4Net;
+
 use super::{
+    attach,
     error::Error,
-    pins::{self, Dir, NetworkDir},
+    pins::{self, Dir, LinkPin, NetworkDir},
 };
+use crate::state::HookState;
 
 /// Whether the tcx link pinned at `path` is attached to an interface, in whichever network namespace. aya does not give
 /// the interface out, but the kernel shows it beside the descriptor: 0 once the interface has gone.
@@ -33,6 +38,34 @@ pub(super) fn is_attached(path: &Path) -> bool {
 pub(super) fn is_dead(dir: &Dir) -> Result<bool, Error> {
     let links = dir.links()?;
     Ok(!links.is_empty() && !links.iter().any(|link| is_attached(&link.path)))
+}
+
+/// The hooks that are pinned in the calling thread's network namespace, without an agent: for `network`, or for all.
+pub fn pinned_hooks(pin_root: &Path, network: Option<Ipv4Net>) -> Result<Vec<HookState>, Error> {
+    let dirs = match network {
+        Some(network) => vec![NetworkDir::of(pin_root, network)?],
+        None => NetworkDir::all(pin_root)?,
+    };
+    let mut hooks = Vec::new();
+    for dir in dirs {
+        for version in dir.versions()? {
+            hooks.extend(version.links()?.into_iter().map(hook_state));
+        }
+    }
+    Ok(hooks)
+}
+
+fn hook_state(pin: LinkPin) -> HookState {
+    let interface = attach::current_name(pin.ifindex);
+    let reason = interface.is_none().then(|| "its interface has gone".to_owned());
+    let rung = if pin.hook == Hook::Transit { "xdp" } else { "tcx" };
+    HookState {
+        interface: interface.unwrap_or_default(),
+        ifindex: pin.ifindex,
+        program: pin.hook.label().to_owned(),
+        rung: if reason.is_some() { "none" } else { rung }.to_owned(),
+        reason,
+    }
 }
 
 /// Removes what was pinned for network namespaces that no longer exist. Nobody else would: their interfaces have gone

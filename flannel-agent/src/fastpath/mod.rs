@@ -38,6 +38,7 @@ pub use self::{
     cleanup::{Removed, cleanup},
     error::Error,
     inputs::{Bridge, Endpoint, Inputs, Link, PeerInput},
+    live::pinned_hooks,
     object::Object,
     options::{Attach, HookKind, Mode, Options, PIN_ROOT, UnknownChoice, Xdp},
     probe::{Feature, probe},
@@ -149,6 +150,7 @@ impl Running {
                 inherited.extend(version.links()?);
             }
         }
+        tracing::info!(mode = %options.mode, pinned = pins.is_ok(), links = inherited.len(), "fast path loaded");
         let hooks = Hooks::new(attach::tc_rung(options.hook), options.network, dir, inherited);
         let (peers, settings) = (maps.recorded_peers()?, maps.settings()?);
         Ok(Self { programs, maps, hooks, reader, pins, peers, settings, synced: false })
@@ -160,7 +162,7 @@ impl Running {
         let mut outdated = !self.synced;
         outdated |= self.sync_peers(inputs, options, &mut failures);
         if options.mode == Mode::Trusted {
-            failures.extend(self.sync_endpoints(inputs).err());
+            self.sync_endpoints(inputs, &mut failures);
         }
         match self.sync_settings(options, inputs) {
             Ok(flows_depend_on_it) => outdated |= flows_depend_on_it,
@@ -176,7 +178,7 @@ impl Running {
             failures.extend(self.discard_other_versions().err());
             self.synced = true;
         }
-        failures.iter().map(warning).collect()
+        warnings(&failures)
     }
 
     /// Brings the trie to the leases; whether that outdates flows.
@@ -209,17 +211,17 @@ impl Running {
     }
 
     /// Brings the endpoints to where the containers are. A plain hash that only we write can be read back safely.
-    fn sync_endpoints(&mut self, inputs: &Inputs) -> Result<(), Error> {
-        let known = self.maps.endpoints()?;
+    fn sync_endpoints(&mut self, inputs: &Inputs, failures: &mut Vec<Error>) {
+        let known = match self.maps.endpoints() {
+            Ok(known) => known,
+            Err(error) => return failures.push(error),
+        };
         for addr in known.keys().filter(|addr| !inputs.endpoints.contains_key(addr)) {
-            self.maps.remove_endpoint(*addr)?;
+            failures.extend(self.maps.remove_endpoint(*addr).err());
         }
-        for (addr, endpoint) in &inputs.endpoints {
-            if known.get(addr) != Some(endpoint) {
-                self.maps.put_endpoint(*addr, *endpoint)?;
-            }
+        for (addr, endpoint) in inputs.endpoints.iter().filter(|(addr, endpoint)| known.get(addr) != Some(endpoint)) {
+            failures.extend(self.maps.put_endpoint(*addr, *endpoint).err());
         }
-        Ok(())
     }
 
     /// Writes the settings if they differ; whether flows were verified under something else than they say now.
@@ -274,11 +276,24 @@ fn next_epoch(epoch: u32) -> u32 {
     }
 }
 
-fn warning(error: &Error) -> Warning {
-    Warning {
-        code: "fastpath".to_owned(),
-        text: error::chain(error),
-        remedy: "nothing breaks: the kernel's routes carry what the fast path does not; flannelctl doctor looks for the cause"
-            .to_owned(),
+/// One warning for each thing that failed, however often it did.
+fn warnings(failures: &[Error]) -> Vec<Warning> {
+    let mut by_subject = BTreeMap::<&str, Vec<&Error>>::new();
+    for failure in failures {
+        by_subject.entry(failure.about()).or_default().push(failure);
     }
+    let text = |failures: &[&Error]| match failures {
+        [] => String::new(),
+        [only] => error::chain(*only),
+        [first, more @ ..] => format!("{}; and {} more like it", error::chain(*first), more.len()),
+    };
+    by_subject
+        .into_iter()
+        .map(|(subject, failures)| Warning {
+            code: format!("fastpath-{}", subject.to_lowercase().replace('_', "-")),
+            text: text(&failures),
+            remedy: "the kernel's routes carry what the fast path does not; flannelctl doctor looks for the cause"
+                .to_owned(),
+        })
+        .collect()
 }

@@ -8,7 +8,7 @@ use aya::{
     sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported},
 };
 
-use super::{attach::kernel_at_least, error::chain, options::PIN_ROOT, pins};
+use super::{attach::has_tcx, error::chain, options::PIN_ROOT, pins};
 
 /// Something that the fast path uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub fn probe() -> Vec<Feature> {
         feature("lpm-trie", true, "no fast path: routes alone", map(MapType::LpmTrie)),
         feature("redirect-peer", true, "no fast path: needs kernel 5.10", tc(BpfHelper::BPF_FUNC_redirect_peer)),
         feature("redirect-neigh", true, "no fast path: needs kernel 5.10", tc(BpfHelper::BPF_FUNC_redirect_neigh)),
-        feature("tcx", false, "clsact filters instead of links: needs kernel 6.6", Ok(kernel_at_least(6, 6))),
+        feature("tcx", false, "clsact filters instead of links: needs kernel 6.6", Ok(has_tcx())),
         feature("xdp", false, "packets in transit take the TC hooks", is_program_supported(ProgramType::Xdp)),
         Feature {
             name: "bpffs",
