@@ -1,4 +1,5 @@
 //! Which programs end up where, that doing it again changes nothing, and that interfaces may come and go.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
 mod fastpath_common;
 

@@ -1,4 +1,5 @@
 //! No packet is lost while agents die, come back, are upgraded and downgraded.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
 mod fastpath_common;
 

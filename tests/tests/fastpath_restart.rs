@@ -1,5 +1,6 @@
 //! An agent that takes over from a dead one: of the same version, of another, in another mode; and two that share a
 //! BPF file system.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
 mod fastpath_common;
 

@@ -237,7 +237,8 @@ impl Hooks {
             match PinnedLink::from_pin(&path) {
                 Ok(link) => found.links.push(FdLink::from(link)),
                 Err(error) => {
-                    tracing::debug!(path = %path.display(), error = chain(&error), "cannot open a pinned link")
+                    tracing::debug!(path = %path.display(), error = chain(&error), "cannot open a pinned link");
+                }
                 }
             }
             found.pins.push(path);

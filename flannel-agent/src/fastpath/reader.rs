@@ -155,10 +155,7 @@ fn capacity(map: &Map) -> Result<u32, Error> {
 
 /// A second descriptor of the same map, with the shape that the kernel gives it.
 fn duplicate(map: &Map) -> Result<Map, MapError> {
-    let data = match map {
-        Map::LruHashMap(data) | Map::Array(data) | Map::PerCpuArray(data) => data,
-        _ => return Err(another_type()),
-    };
+    let (Map::LruHashMap(data) | Map::Array(data) | Map::PerCpuArray(data)) = map else { return Err(another_type()) };
     Map::from_map_data(MapData::from_fd(data.fd().as_fd().try_clone_to_owned()?)?)
 }
 
