@@ -239,7 +239,6 @@ impl Hooks {
                 Err(error) => {
                     tracing::debug!(path = %path.display(), error = chain(&error), "cannot open a pinned link");
                 }
-                }
             }
             found.pins.push(path);
         }
