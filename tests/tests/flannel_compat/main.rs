@@ -2,4 +2,5 @@
 
 mod config;
 mod flags;
+mod process;
 mod subnet_file;
