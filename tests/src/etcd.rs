@@ -19,7 +19,7 @@ use crate::{
 /// How long a member may take to answer; two busy cores were seen to take four seconds.
 const START: Duration = Duration::from_secs(30);
 
-/// An etcd cluster in a temporary folder; gone when dropped.
+/// An etcd cluster with its data in memory; gone when dropped.
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
@@ -57,7 +57,7 @@ impl Etcd {
 
     /// A cluster with one member at each place; waits until all of them answer.
     pub fn start_at(places: &[Place]) -> Result<Self> {
-        let dir = Scratch::new("etcd")?;
+        let dir = Scratch::in_memory("etcd")?;
         let members = places.iter().enumerate().map(|(i, place)| Member::new(i, place)).collect::<Result<_>>()?;
         let mut etcd = Self { members, dir };
         for index in 0..etcd.members.len() {

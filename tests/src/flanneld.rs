@@ -97,9 +97,10 @@ impl Flanneld {
         self.wait_ready(deadline)
     }
 
-    /// Waits until subnet.env, written by the running process, holds a subnet.
+    /// Waits until the running process says that it is ready and subnet.env holds its subnet.
     pub fn wait_ready(&mut self, deadline: Duration) -> Result<Ipv4Net> {
-        let wait = wait_until("subnet.env", deadline, || !self.is_running() || self.subnet().is_ok());
+        let is_ready = |node: &Self| node.state().is_ok_and(|state| state.ready) && node.subnet().is_ok();
+        let wait = wait_until("flanneld to be ready", deadline, || !self.is_running() || is_ready(self));
         wait.with_context(|| format!("flanneld said:\n{}", self.log()))?;
         ensure!(self.is_running(), "flanneld ended:\n{}", self.log());
         self.subnet()

@@ -19,6 +19,9 @@ use crate::{netns, process::kill_tree};
 /// What every name that we make starts with: `fl-<pid>-<n>-<label>`.
 pub const PREFIX: &str = "fl-";
 
+/// A file system in memory that most machines have.
+const MEMORY: &str = "/dev/shm";
+
 static NEXT: AtomicU32 = AtomicU32::new(1);
 static SWEEP: Once = Once::new();
 static ENDING: AtomicBool = AtomicBool::new(false);
@@ -41,7 +44,17 @@ pub struct Scratch {
 impl Scratch {
     /// Makes an empty folder whose name ends with `label`.
     pub fn new(label: &str) -> Result<Self> {
-        let path = std::env::temp_dir().join(unique_name(label));
+        Self::below(&std::env::temp_dir(), label)
+    }
+
+    /// The same in memory where there is a file system for that: no other process's disk use makes it wait.
+    pub fn in_memory(label: &str) -> Result<Self> {
+        let memory = Path::new(MEMORY);
+        if memory.is_dir() { Self::below(memory, label) } else { Self::new(label) }
+    }
+
+    fn below(parent: &Path, label: &str) -> Result<Self> {
+        let path = parent.join(unique_name(label));
         fs::create_dir(&path).with_context(|| format!("make folder {}", path.display()))?;
         Ok(Self { path })
     }
@@ -88,8 +101,10 @@ pub fn remove_leftovers_of(pid: u32) {
         kill_tree(&netns::processes_in(&name));
         netns::delete(&name);
     }
-    for name in names_in(&std::env::temp_dir()).filter(|name| owner(name) == Some(pid)) {
-        remove_folder(&std::env::temp_dir().join(name));
+    for parent in [std::env::temp_dir(), MEMORY.into()] {
+        for name in names_in(&parent).filter(|name| owner(name) == Some(pid)) {
+            remove_folder(&parent.join(name));
+        }
     }
     fs::remove_file(keep_marker(pid)).ok();
 }
@@ -110,7 +125,7 @@ pub fn remove_kept() {
 }
 
 fn sweep() {
-    let dirs = [PathBuf::from(netns::DIR), std::env::temp_dir()];
+    let dirs = [PathBuf::from(netns::DIR), std::env::temp_dir(), MEMORY.into()];
     let mut pids: Vec<u32> = dirs.iter().flat_map(|dir| names_in(dir)).filter_map(|name| owner(&name)).collect();
     pids.sort_unstable();
     pids.dedup();

@@ -111,6 +111,7 @@ async fn assemble<'a>(
         written: false,
         ready: false,
         due: tokio::time::Instant::now() + super::turn::AUDIT,
+        rested_from: tokio::time::Instant::now(),
     };
     agent.start_rules(previous).await;
     agent.written = agent.write_subnet_file();

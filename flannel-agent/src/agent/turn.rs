@@ -52,6 +52,8 @@ pub(super) struct Agent<'a> {
     pub(super) ready: bool,
     /// When the next pass is due.
     pub(super) due: Instant,
+    /// When the last pass ended.
+    pub(super) rested_from: Instant,
 }
 
 /// Starts, then turns until something ends it.
@@ -137,10 +139,11 @@ impl Agent<'_> {
         self.hurry();
     }
 
-    /// Asks for a pass soon; on a host where passes take long, not more than a quarter of the time goes into them.
+    /// Asks for a pass soon. On a host where passes take long, not more than a quarter of the time goes into them; what
+    /// comes after a while of rest is never kept waiting.
     pub(super) fn hurry(&mut self) {
         let last = Duration::from_micros(self.node.reconcile.last_us);
-        self.due = self.due.min(Instant::now() + BURST.max(3 * last));
+        self.due = self.due.min((Instant::now() + BURST).max(self.rested_from + 3 * last));
     }
 
     /// The other nodes' leases.
@@ -155,7 +158,8 @@ impl Agent<'_> {
         let peers: Vec<&Lease> = self.table.peers(Some(&self.node.own)).collect();
         self.node.pass(&peers).await;
         self.advertise();
-        self.due = Instant::now() + AUDIT;
+        self.rested_from = Instant::now();
+        self.due = self.rested_from + AUDIT;
         self.say_ready();
         self.publish();
     }
