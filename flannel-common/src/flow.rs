@@ -168,13 +168,14 @@ pub const fn seen_slot(ip: &Ipv4, ports: u32) -> u32 {
 
 /// The key of the other direction. TCP ends (or begins) both at once.
 #[inline(always)]
-pub const fn reversed(key: &FlowKey) -> FlowKey {
-    FlowKey { src: key.dst, dst: key.src, sport: key.dport, dport: key.sport, ..*key }
+pub fn reversed(key: &FlowKey) -> FlowKey {
+    let [src, dst, ports, protocol]: [u32; 4] = bytemuck::must_cast(*key);
+    bytemuck::must_cast([dst, src, ports.rotate_left(16), protocol])
 }
 
 /// What an entry hook notes of an admitted packet that it leaves to the kernel.
 #[inline(always)]
-pub const fn note(ip: &Ipv4, packet: &Packet, course: &Course, arrival: &Arrival, settings: &Settings) -> Seen {
+pub fn note(ip: &Ipv4, packet: &Packet, course: &Course, arrival: &Arrival, settings: &Settings) -> Seen {
     Seen {
         key: ip.key(packet.ports),
         at: arrival.now,
@@ -196,7 +197,7 @@ pub const fn note(ip: &Ipv4, packet: &Packet, course: &Course, arrival: &Arrival
 #[inline(always)]
 pub fn verify(seen: &Seen, ip: &Ipv4, packet: &Packet, departure: &Departure) -> Result<Flow, Reason> {
     let waited = departure.now.wrapping_sub(seen.at);
-    if seen.path == 0 || departure.ingress_ifindex == 0 || waited >= SEEN_NS || !same(&seen.key, ip, packet.ports) {
+    if seen.path == 0 || departure.ingress_ifindex == 0 || waited >= SEEN_NS || !is_seen(seen, ip, packet) {
         return Err(Reason::NotSeen);
     }
     let path = match (seen.path, departure.exit) {
@@ -228,14 +229,11 @@ pub fn verify(seen: &Seen, ip: &Ipv4, packet: &Packet, departure: &Departure) ->
     })
 }
 
+/// Whether a slot holds a packet of the same flow. Asked first: most of what meets an exit hook is the host's own traffic.
 #[inline(always)]
-fn same(key: &FlowKey, ip: &Ipv4, ports: u32) -> bool {
-    let [s0, s1, d0, d1] = ports.to_ne_bytes();
-    u32::from_ne_bytes(key.src) == ip.src
-        && u32::from_ne_bytes(key.dst) == ip.dst
-        && key.sport == [s0, s1]
-        && key.dport == [d0, d1]
-        && key.proto == ip.protocol
+pub fn is_seen(seen: &Seen, ip: &Ipv4, packet: &Packet) -> bool {
+    let (seen, left): ([u32; 4], [u32; 4]) = (bytemuck::must_cast(seen.key), bytemuck::must_cast(ip.key(packet.ports)));
+    seen[0] == left[0] && seen[1] == left[1] && seen[2] == left[2] && seen[3] == left[3]
 }
 
 /// Whether a verification changes nothing of an entry but its stamps, so that they can be stored while others read the rest.

@@ -229,16 +229,9 @@ impl Ipv4 {
 
     /// The flow that a packet of these addresses and `ports` belongs to.
     #[inline(always)]
-    pub const fn key(&self, ports: u32) -> FlowKey {
-        let [s0, s1, d0, d1] = ports.to_ne_bytes();
-        FlowKey {
-            src: self.src.to_ne_bytes(),
-            dst: self.dst.to_ne_bytes(),
-            sport: [s0, s1],
-            dport: [d0, d1],
-            proto: self.protocol,
-            reserved: [0; 3],
-        }
+    pub fn key(&self, ports: u32) -> FlowKey {
+        // Four whole words: written field by field, it would be stored byte by byte.
+        bytemuck::must_cast([self.src, self.dst, ports, u32::from_ne_bytes([self.protocol, 0, 0, 0])])
     }
 }
 

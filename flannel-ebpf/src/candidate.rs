@@ -29,25 +29,32 @@ pub fn at_tc(skb: &Skb, settings: &Settings) -> Result<Candidate, Reason> {
     if skb.vlan_present() != 0 {
         return Err(Reason::NotIpv4);
     }
-    read(skb.bytes(), skb.len(), skb.gso_size(), settings)
+    read(skb.bytes(), |_| skb.len(), skb.gso_size(), settings)
 }
 
 /// Reads a frame at an XDP hook.
 #[inline(always)]
 pub fn at_xdp(xdp: &Xdp, settings: &Settings) -> Result<Candidate, Reason> {
-    read(xdp.bytes(), xdp.len(), 0, settings)
+    // A frame in several buffers is told apart only where the first does not hold the packet: asking costs a call.
+    let len = |packet_len| {
+        let linear = xdp.bytes().len();
+        if linear >= packet_len { linear } else { xdp.len() }
+    };
+    read(xdp.bytes(), len, 0, settings)
 }
 
 #[inline(always)]
-fn read(bytes: Bytes, len: u32, gso_size: u32, settings: &Settings) -> Result<Candidate, Reason> {
+fn read(bytes: Bytes, len: impl FnOnce(u32) -> u32, gso_size: u32, settings: &Settings) -> Result<Candidate, Reason> {
     let Some(head) = bytes.head() else {
         let ipv4 = bytes.ethertype().is_some_and(is_ipv4);
         return Err(if ipv4 { Reason::Malformed } else { Reason::NotIpv4 });
     };
     let frame = head.frame();
     let ip = Ipv4::read(&frame, settings)?;
+    let packet_len = ETH_LEN + u32::from(ip.len);
+    let len = len(packet_len);
     let packet = transport(&head, &frame, &ip, len, gso_size);
-    Ok(Candidate { head, frame, ip, padded: len > ETH_LEN + u32::from(ip.len), gso_size, packet })
+    Ok(Candidate { head, frame, ip, padded: len > packet_len, gso_size, packet })
 }
 
 #[inline(always)]

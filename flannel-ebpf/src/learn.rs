@@ -1,6 +1,6 @@
 //! Exit hooks: what the kernel forwarded unchanged is verified, and its way remembered.
 
-use flannel_common::flow::{Departure, Exit, is_tagged, seen_slot, verify};
+use flannel_common::flow::{Departure, Exit, is_seen, is_tagged, seen_slot, verify};
 use flannel_common::reason::Reason;
 
 use crate::candidate;
@@ -28,7 +28,8 @@ pub fn leave(skb: &Skb, exit: Exit) -> Outcome {
         Ok(packet) => packet,
         Err(reason) => return Outcome::slow(reason, bytes),
     };
-    let Some(seen) = maps::seen(seen_slot(&candidate.ip, packet.ports)) else {
+    let seen = maps::seen(seen_slot(&candidate.ip, packet.ports));
+    let Some(seen) = seen.filter(|seen| is_seen(seen, &candidate.ip, &packet)) else {
         return Outcome::slow(Reason::NotSeen, bytes);
     };
     let departure = Departure {

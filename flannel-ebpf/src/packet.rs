@@ -54,6 +54,12 @@ impl Bytes {
         unsafe { self.start.wrapping_add(at as usize).cast::<T>().write(value) };
     }
 
+    /// How many bytes there are.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        (self.end as usize - self.start as usize) as u32
+    }
+
     /// The Ethernet type, in memory order.
     #[inline(always)]
     pub fn ethertype(&self) -> Option<u16> {
@@ -329,12 +335,11 @@ pub fn redirect_peer(ifindex: u32) -> i32 {
 /// Sends the packet by an interface to a neighbour that the kernel resolves.
 #[inline(always)]
 pub fn redirect_neighbour(ifindex: u32, next_hop: [u8; 4]) -> i32 {
-    // Zeroed whole: the verifier wants every byte of the union written.
+    // Whole: the verifier wants every byte of the union written.
     let mut params = bpf_redir_neigh {
         nh_family: u32::from(IPV4_FAMILY),
-        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
+        __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [u32::from_ne_bytes(next_hop), 0, 0, 0] },
     };
-    params.__bindgen_anon_1.ipv4_nh = u32::from_ne_bytes(next_hop);
     let size = size_of::<bpf_redir_neigh>() as i32;
     // SAFETY: parameters of the size that is passed.
     unsafe { helper::bpf_redirect_neigh(ifindex, &raw mut params, size, 0) as i32 }

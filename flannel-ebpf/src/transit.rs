@@ -14,11 +14,11 @@ use crate::packet::{Head, Xdp};
 #[inline(always)]
 pub fn transit(xdp: &Xdp) -> Outcome {
     let Some(settings) = maps::settings() else {
-        return Outcome::slow(Reason::Disabled, xdp.len());
+        return Outcome::slow(Reason::Disabled, xdp.bytes().len());
     };
     let candidate = match candidate::at_xdp(xdp, settings) {
         Ok(candidate) => candidate,
-        Err(reason) => return Outcome::slow(reason, xdp.len()),
+        Err(reason) => return Outcome::slow(reason, xdp.bytes().len()),
     };
     let bytes = u32::from(candidate.ip.len);
     // What is for our own containers goes in by TC.
