@@ -84,34 +84,45 @@ impl Task {
     /// Works until the handle is dropped.
     pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Order>) {
         loop {
+            let mut news = true;
             tokio::select! {
                 order = inbox.recv() => match order {
                     None => return,
-                    Some(order) => self.obey(order),
+                    Some(order) => news = self.obey(order),
                 },
                 () = sleep(self.wait().min(LOOK)) => {}
             }
             // Updates come in bursts; one look answers them all.
             while let Ok(order) = inbox.try_recv() {
-                self.obey(order);
+                news |= self.obey(order);
             }
-            self.step().await;
+            if news {
+                self.step().await;
+            }
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Check if self.todo == Todo::Keep => self.todo = Todo::Check,
-            Order::Check => {}
-            Order::Range(range) => self.range = range,
-            Order::Advertise(attrs) => {
-                if self.attrs != attrs && self.todo != Todo::Regain {
-                    self.todo = Todo::Write;
+    /// Whether there is something to do at once.
+    fn obey(&mut self, order: Order) -> bool {
+        let todo = match order {
+            Order::Check if self.todo == Todo::Keep => Todo::Check,
+            Order::Check => self.todo,
+            Order::Range(range) => {
+                self.range = range;
+                if self.todo != Todo::Regain {
+                    return false;
                 }
-                self.attrs = attrs;
+                self.todo
             }
-        }
+            Order::Advertise(attrs) if attrs == self.attrs => return false,
+            Order::Advertise(attrs) => {
+                self.attrs = attrs;
+                if self.todo == Todo::Regain { self.todo } else { Todo::Write }
+            }
+        };
+        self.todo = todo;
         self.pause = PAUSE.0;
+        true
     }
 
     /// Time to the next step.
@@ -194,7 +205,7 @@ impl Task {
             Renew::Renewed(lease) => {
                 self.failed = None;
                 self.keep(lease.clone(), lease.ttl_id.map(|_| TTL));
-                tracing::debug!(subnet = %lease.subnet, "Lease renewed, new expiration: {}", self.expiration());
+                tracing::debug!(subnet = %lease.subnet, "renewed our lease");
                 self.tell(KeeperEvent::Renewed(lease));
                 Ok(())
             }
@@ -258,14 +269,6 @@ impl Task {
     fn tell(&self, event: KeeperEvent) {
         // Nobody listening is no reason to stop keeping.
         self.events.send(event).ok();
-    }
-
-    /// Seconds since the Unix epoch, or that there is none.
-    fn expiration(&self) -> String {
-        match self.publish.borrow().expires_at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok()) {
-            Some(at) => at.as_secs().to_string(),
-            None => "never (a reservation)".to_owned(),
-        }
     }
 }
 

@@ -27,7 +27,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file that holds something else.
-    #[error("{flag} {path} holds no PEM block {wanted:?}")]
+    #[error("{flag} {path} holds no usable PEM block {wanted:?}")]
     NotPem {
         /// The flag that names it.
         flag: &'static str,
@@ -53,13 +53,15 @@ pub enum Error {
         endpoint: String,
         /// The store's words.
         why: String,
+        /// Whether that stays so until somebody changes something.
+        lasting: bool,
     },
 }
 
 impl Error {
     /// Whether asking again cannot help before somebody changes the flags, the files or the store's permissions.
     pub fn is_permanent(&self) -> bool {
-        !matches!(self, Self::Unanswered { .. })
+        !matches!(self, Self::Unanswered { .. } | Self::Refused { lasting: false, .. })
     }
 }
 
@@ -80,8 +82,10 @@ pub(super) enum Failure {
     Passing,
     /// Our token is out of date; a new connection gets a new one.
     StaleToken,
-    /// The answer is no.
+    /// The answer is no, and stays so.
     Refusal,
+    /// The answer is no as things are: something is missing, or there already.
+    Conflict,
 }
 
 pub(super) fn classify(error: &etcd_client::Error) -> Failure {
@@ -93,8 +97,8 @@ pub(super) fn classify(error: &etcd_client::Error) -> Failure {
             match i32::from(status.code()) {
                 UNAUTHENTICATED => Failure::StaleToken,
                 INVALID_ARGUMENT if stale => Failure::StaleToken,
-                INVALID_ARGUMENT | NOT_FOUND | ALREADY_EXISTS | PERMISSION_DENIED | FAILED_PRECONDITION
-                | OUT_OF_RANGE | UNIMPLEMENTED => Failure::Refusal,
+                INVALID_ARGUMENT | PERMISSION_DENIED | UNIMPLEMENTED => Failure::Refusal,
+                NOT_FOUND | ALREADY_EXISTS | FAILED_PRECONDITION | OUT_OF_RANGE => Failure::Conflict,
                 _ => Failure::Passing,
             }
         }
@@ -105,9 +109,11 @@ pub(super) fn classify(error: &etcd_client::Error) -> Failure {
 
 /// The store's words, without the noise of the client library.
 pub(super) fn brief(error: &etcd_client::Error) -> String {
-    let etcd_client::Error::GRpcStatus(status) = error else { return error.to_string() };
-    let mut text = status.message().to_owned();
-    let mut source = status.source();
+    let (mut text, mut source) = match error {
+        etcd_client::Error::GRpcStatus(status) => (status.message().to_owned(), status.source()),
+        etcd_client::Error::TransportError(error) => (error.to_string(), error.source()),
+        error => return error.to_string(),
+    };
     while let Some(error) = source {
         let deeper = error.to_string();
         if !text.contains(&deeper) {
@@ -115,5 +121,5 @@ pub(super) fn brief(error: &etcd_client::Error) -> String {
         }
         source = error.source();
     }
-    if text.is_empty() { format!("{:?}", status.code()) } else { text }
+    if text.is_empty() { error.to_string() } else { text }
 }

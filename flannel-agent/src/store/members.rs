@@ -101,8 +101,9 @@ impl Members {
                         self.preferred.store(index, Ordering::Relaxed);
                         return Ok(answer);
                     }
-                    Err((Failure::Refusal, why)) => {
-                        return Err(Error::Refused { what, endpoint: member.url.clone(), why });
+                    Err((failure @ (Failure::Refusal | Failure::Conflict), why)) => {
+                        let lasting = failure == Failure::Refusal;
+                        return Err(Error::Refused { what, endpoint: member.url.clone(), why, lasting });
                     }
                     Err((_, why)) => tried.push(format!("{}: {why}", member.url)),
                 }
@@ -132,7 +133,7 @@ impl Member {
             Ok(Err(error)) => (classify(&error), brief(&error)),
             Err(_) => (Failure::Passing, "no answer in time".to_owned()),
         };
-        if failure.0 != Failure::Refusal {
+        if matches!(failure.0, Failure::Passing | Failure::StaleToken) {
             self.disconnect(number).await;
         }
         Err(failure)

@@ -182,8 +182,26 @@ fn without_credentials(endpoint: &str) -> String {
 /// Reads a PEM file and makes sure that it holds what is wanted, so that a mistake is named here and not by a handshake.
 fn pem(flag: &'static str, path: &str, wanted: &'static str) -> Result<String, Error> {
     let text = fs::read_to_string(path).map_err(|source| Error::File { flag, path: path.to_owned(), source })?;
-    let holds = text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(wanted));
-    if holds { Ok(text) } else { Err(Error::NotPem { flag, path: path.to_owned(), wanted }) }
+    if blocks(&text).any(|(label, body)| label.contains(wanted) && is_base64(body)) {
+        Ok(text)
+    } else {
+        Err(Error::NotPem { flag, path: path.to_owned(), wanted })
+    }
+}
+
+/// Labels and bodies of the blocks of a PEM text.
+fn blocks(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("-----BEGIN ").skip(1).filter_map(|block| {
+        let (label, rest) = block.split_once("-----")?;
+        let (body, _) = rest.split_once("-----END ")?;
+        Some((label, body))
+    })
+}
+
+/// Whether this can be the body of a block; headers are those of an encrypted key, which nobody could use here.
+fn is_base64(body: &str) -> bool {
+    let mut bytes = body.bytes().filter(|b| !b.is_ascii_whitespace()).peekable();
+    bytes.peek().is_some() && bytes.all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
 }
 
 /// A path without empty parts, `.` and `..`, as Go's `path.Clean` has it.
@@ -277,7 +295,7 @@ mod tests {
     #[test]
     fn bad_files_are_named() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        writeln!(file, "-----BEGIN CERTIFICATE-----").unwrap();
+        writeln!(file, "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----").unwrap();
         let path = file.path().to_str().unwrap().to_owned();
         let mut options = Options { ca_file: "/no/such".into(), ..options(&["https://a"]) };
         assert!(options.connect_options().unwrap_err().to_string().contains("-etcd-cafile /no/such"));
@@ -286,6 +304,9 @@ mod tests {
         (options.cert_file, options.key_file) = (path.clone(), path.clone());
         let error = options.connect_options().unwrap_err().to_string();
         assert!(error.contains("-etcd-keyfile") && error.contains("PRIVATE KEY"), "{error}");
+        writeln!(file, "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIB\n-----END EC PRIVATE KEY-----")
+            .unwrap();
+        assert!(options.connect_options().is_err(), "an encrypted key");
         options.endpoints = vec!["http://a".into()];
         assert!(options.connect_options().is_ok(), "plain means that no file is read");
     }

@@ -5,13 +5,17 @@ use std::time::Duration;
 use flannel_agent::{
     keeper::{Keeper, KeeperEvent, acquire},
     lease::{Attrs, Lease},
-    plan::{allocate::Range, renew::Margin},
+    plan::{
+        allocate::{Range, RangeV6},
+        renew::Margin,
+    },
     store::{Store, Update},
 };
 use flannel_tests::etcd::Etcd;
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::common::{DAY, SOON, attrs, create, key, quick, range, store, subnet};
+use crate::common::{DAY, SOON, attrs, create, key, options, quick, range, store, subnet};
+use crate::proxy::{Mode, Proxy};
 
 /// A node as far as its lease is concerned: the keeper, and the watch that the agent feeds it from.
 struct Node {
@@ -27,10 +31,15 @@ fn wide() -> Range {
 
 impl Node {
     async fn start(store: Store, ip: &str) -> Self {
+        Self::start_behind(store.clone(), store, ip).await
+    }
+
+    /// The watch goes another way than the requests.
+    async fn start_behind(watched: Store, store: Store, ip: &str) -> Self {
         let lease = acquire(&store, &wide(), &attrs(ip), None).await.unwrap();
         let (mut keeper, events) = Keeper::spawn(store.clone(), wide(), lease.clone(), Margin::default());
         let (orders, mut inbox) = mpsc::unbounded_channel();
-        let mut updates = store.watch_with(quick());
+        let mut updates = watched.watch_with(quick());
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -179,4 +188,48 @@ async fn a_lease_is_renewed_a_margin_before_its_end() {
     };
     let renewed = timeout(SOON, wait).await.expect("renewed at once");
     assert_eq!(keeper.held().lease, renewed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upstream_2470_a_lease_deleted_before_a_compaction_is_claimed_again() {
+    let etcd = Etcd::loopback().unwrap();
+    let proxy = Proxy::start(&etcd.endpoints()).await;
+    let watched = Store::connect(&options(&proxy.url)).unwrap();
+    let mut node = Node::start_behind(watched, store(&etcd), "1.1.1.1").await;
+    node.quiet().await;
+    proxy.set(Mode::Cut);
+    etcd.delete(&key(&node.held.subnet.key_name())).unwrap();
+    etcd.put("/elsewhere", "1").unwrap();
+    etcd.compact().unwrap();
+    node.quiet().await;
+    proxy.set(Mode::Pass);
+    assert!(matches!(node.next().await, KeeperEvent::Lost { .. }));
+    assert!(matches!(node.next().await, KeeperEvent::Reacquired(lease) if lease.subnet == node.held.subnet));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_families_are_leased_in_one_key() {
+    let etcd = Etcd::loopback().unwrap();
+    let store = store(&etcd);
+    let v6 = RangeV6 {
+        network: "fc00::/48".parse().unwrap(),
+        min: "fc00:0:0:1::".parse().unwrap(),
+        max: "fc00:0:0:ffff::".parse().unwrap(),
+        len: 64,
+    };
+    let both = Range { v6: Some(v6), ..wide() };
+    // Leases of one family only are respected, and ours is replaced.
+    create(&store, "10.3.1.0-24", "9.9.9.9").await;
+    create(&store, "10.3.2.0-24", "1.1.1.1").await;
+    let dual = Attrs { public_ipv6: Some("fd00::1".parse().unwrap()), ..attrs("1.1.1.1") };
+    let lease = acquire(&store, &both, &dual, None).await.unwrap();
+    assert!(both.allows(&lease.subnet), "{lease:?}");
+    assert!(![1, 2].contains(&lease.subnet.v4.addr().octets()[2]));
+    assert_eq!(store.lease(&subnet("10.3.2.0-24")).await.unwrap(), None);
+    let value = r#"{"PublicIP":"1.1.1.1","PublicIPv6":"fd00::1","BackendType":"host-gw"}"#;
+    assert_eq!(etcd.get(&key(&lease.subnet.key_name())).unwrap(), value);
+    assert_eq!(acquire(&store, &both, &dual, None).await.unwrap().subnet, lease.subnet);
+    store.release(&lease).await.unwrap();
+    let previous = subnet("10.3.7.0-24&fc00:0:0:7::-64");
+    assert_eq!(acquire(&store, &both, &dual, Some(previous)).await.unwrap().subnet, previous);
 }

@@ -116,6 +116,13 @@ async fn client_certificates() {
     assert!(!error.is_permanent(), "{error}");
     let error = works(&etcd.options("https://127.0.0.1:PORT", "ca.pem", "client.key", "client.pem")).await.unwrap_err();
     assert!(error.is_permanent() && error.to_string().contains("-etcd-certfile"), "{error}");
+    let broken = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+    std::fs::write(etcd.dir.join("broken.pem"), broken).unwrap();
+    for (ca, cert, flag) in [("broken.pem", "client.pem", "-etcd-cafile"), ("ca.pem", "broken.pem", "-etcd-certfile")] {
+        let error = works(&etcd.options("https://127.0.0.1:PORT", ca, cert, "client.key")).await.unwrap_err();
+        let text = error.to_string();
+        assert!(error.is_permanent() && text.contains(flag) && text.contains("broken.pem"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

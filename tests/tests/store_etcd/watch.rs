@@ -2,9 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use flannel_agent::store::{Store, Update};
+use flannel_agent::{
+    lease::Lease,
+    store::{Renew, Store, Update},
+};
 use flannel_tests::etcd::Etcd;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
 
 use crate::{
     common::{
@@ -139,33 +145,42 @@ async fn a_store_that_is_not_there_yet_is_waited_for() {
     connected(&mut updates).await;
 }
 
+/// Watchers that etcd has, by its own metrics.
+async fn watchers(etcd: &Etcd) -> String {
+    let address = etcd.endpoints().replace("http://", "");
+    let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("etcd_debugging_mvcc_watcher_total "));
+    line.unwrap_or_default().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_reader_misses_nothing_and_may_leave() {
     let etcd = Etcd::loopback().unwrap();
     let store = store(&etcd);
     let mut updates = store.watch();
     connected(&mut updates).await;
-    let lease = create(&store, "10.1.5.0-24", "1.1.1.1").await;
-    let mut last = lease.clone();
-    // More than the queue holds.
-    for _ in 0..600 {
-        let outcome = store.renew(&flannel_agent::lease::Lease { ttl_id: None, ..last.clone() }, &lease.attrs).await;
-        let Ok(flannel_agent::store::Renew::Renewed(renewed)) = outcome else { panic!("{outcome:?}") };
-        last = renewed;
+    assert_eq!(watchers(&etcd).await, "2");
+    let mut last = Lease { ttl_id: None, ..create(&store, "10.1.5.0-24", "1.1.1.1").await };
+    for reads in [true, false] {
+        // More than the queue holds.
+        for _ in 0..600 {
+            let Renew::Renewed(renewed) = store.renew(&last, &last.attrs).await.unwrap() else { panic!("lost") };
+            last = Lease { ttl_id: None, ..renewed };
+        }
+        if reads {
+            let is_last = |lease: &Lease| (lease.revision == last.revision).then_some(());
+            find(&mut updates, |update| if let Update::Put(lease) = update { is_last(lease) } else { None }).await;
+        }
     }
-    let mut seen = 0;
-    find(&mut updates, |update| matches!(update, Update::Put(lease) if lease.revision == last.revision).then_some(()))
-        .await;
-    for _ in 0..600 {
-        let outcome = store.renew(&flannel_agent::lease::Lease { ttl_id: None, ..last.clone() }, &lease.attrs).await;
-        let Ok(flannel_agent::store::Renew::Renewed(renewed)) = outcome else { panic!("{outcome:?}") };
-        last = renewed;
-        seen += 1;
-    }
-    assert_eq!(seen, 600);
-    // The task is blocked on a full queue now; leaving frees it, and the store with it.
+    // The task waits for room in the queue now; leaving ends it, and what it has at the store.
     let start = Instant::now();
     drop(updates);
-    store.config().await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(3));
+    while watchers(&etcd).await != "0" {
+        assert!(start.elapsed() < Duration::from_secs(3), "{}", watchers(&etcd).await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
