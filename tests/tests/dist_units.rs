@@ -1,4 +1,5 @@
 //! The files that a package installs: units that systemd accepts, and scripts that say the right command line.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 use std::{fs, path::Path, process::Command};
 

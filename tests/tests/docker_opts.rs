@@ -1,4 +1,5 @@
 //! `mk-docker-opts`: the bytes that flannel's script writes.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 

@@ -1,4 +1,5 @@
 //! Rules by iptables' binaries, in network namespaces: texts, order, repair, neighbours.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod firewall_common;
 

@@ -1,4 +1,5 @@
 //! Rules in nftables, in network namespaces: texts, repair, neighbours, and the way between the two modes.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod firewall_common;
 

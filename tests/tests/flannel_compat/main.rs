@@ -1,4 +1,5 @@
 //! What a site notices of flannel without a packet: configuration, flags and subnet.env, as tables.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is wrong")]
 
 mod config;
 mod flags;
