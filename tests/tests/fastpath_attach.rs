@@ -4,7 +4,7 @@
 mod fastpath_common;
 
 use fastpath_common::{PinRoot, attached, entries, expect_attached, inputs, options, start, sync, two_hosts};
-use flannel_agent::fastpath::{Attach, Error, FastPath, Mode, Object, Options, Xdp, cleanup, pinned_hooks};
+use flannel_agent::fastpath::{Attach, Error, FastPath, Mode, Object, Options, Xdp, cleanup, pinned_hooks, probe};
 use flannel_tests::{require, scratch::Scratch, skip::Feature};
 use serde_json::Value;
 
@@ -228,4 +228,35 @@ fn an_object_that_does_not_load_leaves_nothing_attached() {
     assert!(matches!(error, Error::Object { .. }), "{error}");
     expect_attached(ns, &[]);
     assert_eq!(pins.listing(), Vec::<String>::new());
+}
+
+/// Set in the process that has no rights.
+const WITHOUT_RIGHTS: &str = "FLANNEL_TEST_WITHOUT_RIGHTS";
+
+#[test]
+fn without_rights_it_says_so() {
+    require!(Feature::Bpf, Feature::Tool("setpriv"));
+    if std::env::var_os(WITHOUT_RIGHTS).is_some() {
+        let error = FastPath::start(&Options { pin_root: "/nowhere".into(), ..Options::default() }).err().unwrap();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("run as root, or choose --fastpath=off"), "{error}");
+        let features = probe();
+        assert!(features[0].found.as_ref().is_err_and(|why| why.contains("no right")), "{features:?}");
+        return;
+    }
+    let status = std::process::Command::new("setpriv")
+        .arg("--bounding-set=-sys_admin,-bpf,-perfmon,-net_admin")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "without_rights_it_says_so"])
+        .env(WITHOUT_RIGHTS, "1")
+        .output()
+        .unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+}
+
+#[test]
+fn this_kernel_has_what_it_takes() {
+    require!(Feature::Bpf);
+    let missing: Vec<_> = probe().into_iter().filter(|feature| feature.needed && feature.found.is_err()).collect();
+    assert_eq!(missing, []);
 }
