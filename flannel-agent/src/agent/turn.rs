@@ -23,6 +23,8 @@ use crate::{
 /// Events come in bursts (a link that goes takes its routes along): wait this long for the rest of one before a pass. Far
 /// below the 100 ms within which a deleted route must be back.
 const BURST: Duration = Duration::from_millis(5);
+/// The longest rest after a short pass.
+const REST: Duration = Duration::from_millis(15);
 /// A pass happens this often even if nothing asked for it: flannel's own repair interval, here only a safety net.
 pub(super) const AUDIT: Duration = Duration::from_secs(10);
 /// How long the first snapshot may take before systemd is told that we are ready without it: routes of an earlier run, if
@@ -139,11 +141,12 @@ impl Agent<'_> {
         self.hurry();
     }
 
-    /// Asks for a pass soon. On a host where passes take long, not more than a quarter of the time goes into them; what
-    /// comes after a while of rest is never kept waiting.
+    /// Asks for a pass soon. Where passes follow one another, a quarter of the time goes into short ones and half of it
+    /// into long ones; what comes after a while of rest is never kept waiting.
     pub(super) fn hurry(&mut self) {
         let last = Duration::from_micros(self.node.reconcile.last_us);
-        self.due = self.due.min((Instant::now() + BURST).max(self.rested_from + 3 * last));
+        let rest = (3 * last).min(REST.max(last));
+        self.due = self.due.min((Instant::now() + BURST).max(self.rested_from + rest));
     }
 
     /// The other nodes' leases.
