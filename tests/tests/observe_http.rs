@@ -89,15 +89,35 @@ async fn the_page_draws_the_node_in_chromium() {
     let profile = Scratch::new("chromium").unwrap();
     let chromium = |args: &[&str]| {
         let mut command = Command::new("chromium");
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1400"]);
+        command.args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--window-size=1200,1400",
+        ]);
         // Time runs ahead in the browser: the page looks several times before it is judged.
         command.arg("--virtual-time-budget=7000").arg(format!("--user-data-dir={}", profile.path().display()));
         let output = command.args(args).arg(format!("http://{}/", served.address)).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     };
     let page = chromium(&["--dump-dom"]);
-    assert_has(&page, &["flannel 192.0.2.11", ">ready<", "10.0.0.0/24, 22 h left", "10.0.9.0/24", "<line ", "fast_out", "is not on eth0's link"]);
-    assert!(page.contains("data-looks=\"") && !page.contains("data-looks=\"1\""), "the page did not update itself:\n{page}");
+    assert_has(
+        &page,
+        &[
+            "flannel 192.0.2.11",
+            ">ready<",
+            "10.0.0.0/24, 22 h left",
+            "10.0.9.0/24",
+            "<line ",
+            "fast_out",
+            "is not on eth0's link",
+        ],
+    );
+    assert!(
+        page.contains("data-looks=\"") && !page.contains("data-looks=\"1\""),
+        "the page did not update itself:\n{page}"
+    );
     chromium(&[&format!("--screenshot={}", picture.display())]);
     let size = fs::metadata(&picture).map(|file| file.len()).unwrap_or_default();
     assert!(size > 20_000, "the picture has {size} bytes");

@@ -115,7 +115,15 @@ fn eighty_columns() {
     let screen = seen_at(80, 40);
     assert_has(
         &screen,
-        &["flannel 10.0.0.0/24 22 h", "30 peers, etcd connected", " peers ", " flows ", " what hooks decided ", "10.0.30.0/24", "70 %"],
+        &[
+            "flannel 10.0.0.0/24 22 h",
+            "30 peers, etcd connected",
+            " peers ",
+            " flows ",
+            " what hooks decided ",
+            "10.0.30.0/24",
+            "70 %",
+        ],
     );
     assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
     assert_has(&screen, &["10.0.0.2:40002", "fast_out", "q quits"]);

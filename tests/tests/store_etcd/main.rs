@@ -3,6 +3,7 @@
 mod common;
 mod proxy;
 
+mod chaos;
 mod contract;
 mod keeper;
 mod outage;

@@ -92,7 +92,12 @@ impl Rates {
             self.slow = sum(self.slow, slow);
             let all = fast.packets + slow.packets;
             if all > 0.0 {
-                self.peers.push((row.clone(), sum(fast_to, slow_to), sum(fast_from, slow_from), fast.packets * 100.0 / all));
+                self.peers.push((
+                    row.clone(),
+                    sum(fast_to, slow_to),
+                    sum(fast_from, slow_from),
+                    fast.packets * 100.0 / all,
+                ));
             }
         }
         self.peers.sort_by(|a, b| (b.1.bytes + b.2.bytes).total_cmp(&(a.1.bytes + a.2.bytes)));

@@ -51,15 +51,24 @@ fn both(rate: Rate) -> String {
 fn draw_head(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let (node, rates) = (&view.rates.node, &view.rates);
     let lease = node.lease.as_ref().map_or("no lease".to_owned(), |lease| {
-        let left = lease.expires_at.map_or("reserved".to_owned(), |at| format!("{} left", duration(at.saturating_sub(now()))));
+        let left =
+            lease.expires_at.map_or("reserved".to_owned(), |at| format!("{} left", duration(at.saturating_sub(now()))));
         format!("{} {left}", lease.subnet)
     });
     let etcd = if node.store.connected { "etcd connected" } else { "etcd AWAY" };
     let all = rates.fast.packets + rates.slow.packets;
     let share = if all > 0.0 { format!("{:.0} % fast", rates.fast.packets * 100.0 / all) } else { "idle".to_owned() };
     let lines = vec![
-        Line::from(vec![Span::styled("flannel ", BOLD), Span::raw(format!("{lease}, {} peers, {etcd}", node.peers.len()))]),
-        Line::from(format!("fast path {}, {} hooks, {} flows", node.fastpath.mode, node.fastpath.hooks.len(), rates.flows.len())),
+        Line::from(vec![
+            Span::styled("flannel ", BOLD),
+            Span::raw(format!("{lease}, {} peers, {etcd}", node.peers.len())),
+        ]),
+        Line::from(format!(
+            "fast path {}, {} hooks, {} flows",
+            node.fastpath.mode,
+            node.fastpath.hooks.len(),
+            rates.flows.len()
+        )),
         Line::from(vec![
             Span::styled("fast ", Style::new().fg(Color::Green)),
             Span::raw(both(rates.fast)),
@@ -106,17 +115,29 @@ fn draw_flows(frame: &mut Frame<'_>, area: Rect, view: &View) {
             row.slow.clone().unwrap_or_else(|| "fast".to_owned()),
         ])
     });
-    let widths =
-        [Constraint::Length(5), Constraint::Length(21), Constraint::Length(21), Constraint::Length(9), Constraint::Min(4)];
+    let widths = [
+        Constraint::Length(5),
+        Constraint::Length(21),
+        Constraint::Length(21),
+        Constraint::Length(9),
+        Constraint::Min(4),
+    ];
     let head = Row::new(["", "FROM", "TO", "RATE", "STATE"]).style(BOLD);
     frame.render_widget(Table::new(rows, widths).header(head).block(Block::bordered().title(" flows ")), area);
 }
 
 fn draw_reasons(frame: &mut Frame<'_>, area: Rect, view: &View) {
-    let rows = view.rates.reasons.iter().map(|(reason, rate)| Row::new([reason.clone(), packet_rate(rate.packets), bit_rate(rate.bytes)]));
+    let rows = view
+        .rates
+        .reasons
+        .iter()
+        .map(|(reason, rate)| Row::new([reason.clone(), packet_rate(rate.packets), bit_rate(rate.bytes)]));
     let widths = [18, 11, 11].map(Constraint::Length);
     let head = Row::new(["REASON", "PACKETS", "RATE"]).style(BOLD);
-    frame.render_widget(Table::new(rows, widths).header(head).block(Block::bordered().title(" what hooks decided ")), area);
+    frame.render_widget(
+        Table::new(rows, widths).header(head).block(Block::bordered().title(" what hooks decided ")),
+        area,
+    );
 }
 
 fn draw_foot(frame: &mut Frame<'_>, area: Rect, view: &View) {
@@ -124,7 +145,9 @@ fn draw_foot(frame: &mut Frame<'_>, area: Rect, view: &View) {
     let line = match (&view.trouble, faults.len()) {
         (Some(trouble), _) => Span::styled(trouble.clone(), Style::new().fg(Color::Red)),
         (None, 0) => Span::raw("q quits"),
-        (None, count) => Span::styled(format!("q quits   {count} things are wrong: flannelctl status"), Style::new().fg(Color::Red)),
+        (None, count) => {
+            Span::styled(format!("q quits   {count} things are wrong: flannelctl status"), Style::new().fg(Color::Red))
+        }
     };
     frame.render_widget(Paragraph::new(line), area);
 }

@@ -46,7 +46,7 @@ impl Default for Pace {
             first_pause: Duration::from_millis(100),
             last_pause: Duration::from_secs(5),
             audit: Duration::from_secs(30),
-            forgotten: Duration::from_mins(1),
+            forgotten: Duration::from_secs(30),
         }
     }
 }
