@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     arm::Arm,
     lab::{READY, ROUTED_PEERS, Shape},
+    leases::Leases,
     net,
 };
 use crate::{etcd::Etcd, flanneld::Flanneld, netns::Netns, wait::wait_until};
@@ -31,6 +32,12 @@ impl Store {
     /// etcd, started when it is first needed.
     pub fn etcd(&mut self) -> Result<&Etcd> {
         Ok(&self.running()?.etcd)
+    }
+
+    /// The namespace that etcd runs in, and its address there.
+    pub fn place(&mut self) -> Result<(Netns, String)> {
+        let running = self.running()?;
+        Ok((running.ns.clone(), running.etcd.endpoint(0).to_owned()))
     }
 
     /// Connects a host to etcd.
@@ -63,31 +70,20 @@ impl Store {
 pub struct Agents {
     /// One per host under test, in order.
     pub flannelds: Vec<Flanneld>,
-    /// Key prefix of the arm.
-    pub prefix: String,
+    /// What the store holds for them.
+    pub leases: Leases,
 }
 
 impl Agents {
     /// Starts an agent on each host and waits until all of them route.
     pub fn start(arm: Arm, shape: Shape, hosts: &[Netns], store: &mut Store) -> Result<Self> {
-        let prefix = format!("/bench/{arm}/{shape:?}");
-        let backend = if arm == Arm::Udp { "udp" } else { "host-gw" };
-        let config = format!(r#"{{"Network":"{}","SubnetLen":24,"Backend":{{"Type":"{backend}"}}}}"#, net::NETWORK);
-        store.etcd()?.put(&format!("{prefix}/config"), &config)?;
-        for k in 0..ROUTED_PEERS {
-            put_peer(store.etcd()?, &prefix, backend, k)?;
-        }
-        if hosts.len() == 1 {
-            put_lease(store.etcd()?, &prefix, backend, net::subnet(2), net::host(2))?;
-        }
-        let mut agents = Self { flannelds: Vec::new(), prefix };
-        for (index, host) in hosts.iter().enumerate() {
-            let n = index as u8 + 1;
+        let mut leases = Leases::new(store, &format!("/bench/{arm}/{shape:?}"), arm)?;
+        leases.write(ROUTED_PEERS)?;
+        let mut agents = Self { flannelds: Vec::new(), leases };
+        for host in hosts {
             store.connect(host)?;
-            // The lease that the agent finds as its own is the one whose address is its uplink's.
-            put_lease(store.etcd()?, &agents.prefix, backend, net::subnet(n), net::host(n))?;
-            let flanneld = configure(Flanneld::new(host, &store.etcd()?.endpoints())?, arm, shape, &agents.prefix);
-            agents.flannelds.push(flanneld);
+            let flanneld = Flanneld::new(host, &store.etcd()?.endpoints())?;
+            agents.flannelds.push(configure(flanneld, arm, shape, &agents.leases.prefix));
         }
         for flanneld in &mut agents.flannelds {
             flanneld.start()?;
@@ -128,16 +124,4 @@ fn configure(flanneld: Flanneld, arm: Arm, shape: Shape, prefix: &str) -> Flanne
         .arg(format!("-attach={attach}"))
         .arg(format!("-xdp={xdp}"))
         .wrapped_by(&["taskset", "-c", "0"])
-}
-
-/// Writes the lease of a peer that does not run.
-pub fn put_peer(etcd: &Etcd, prefix: &str, backend: &str, k: u32) -> Result<()> {
-    put_lease(etcd, prefix, backend, net::peer_subnet(k), net::peer_host(k))
-}
-
-fn put_lease(etcd: &Etcd, prefix: &str, backend: &str, subnet: ipnet::Ipv4Net, host: Ipv4Addr) -> Result<()> {
-    let key = format!("{prefix}/subnets/{}-{}", subnet.network(), subnet.prefix_len());
-    // flannel's udp backend leaves its name out.
-    let kind = if backend == "udp" { String::new() } else { format!(r#","BackendType":"{backend}""#) };
-    etcd.put(&key, &format!(r#"{{"PublicIP":"{host}","PublicIPv6":null{kind}}}"#))
 }

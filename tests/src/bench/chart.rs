@@ -81,11 +81,7 @@ fn bars(path: &Path, title: &str, subtitle: &str, rows: &[&Row]) -> Result<()> {
         .y_label_area_size(72)
         .build_cartesian_2d(-0.5..count as f64 - 0.5, 0.0..top)
         .map_err(drawn)?;
-    let label = |x: &f64| {
-        let index = x.round();
-        let is_center = (x - index).abs() < 0.01 && index >= 0.0;
-        if is_center { rows.get(index as usize).map(|row| row.arm.clone()).unwrap_or_default() } else { String::new() }
-    };
+    let label = |x: &f64| arm_at(rows, *x);
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -100,17 +96,27 @@ fn bars(path: &Path, title: &str, subtitle: &str, rows: &[&Row]) -> Result<()> {
     for (index, row) in rows.iter().enumerate() {
         let Some(spread) = row.spread() else { continue };
         let x = index as f64;
-        let fill = color(&row.arm).filled();
-        chart.draw_series([Rectangle::new([(x - 0.33, 0.0), (x + 0.33, spread.median)], fill)]).map_err(drawn)?;
+        let bar = Rectangle::new([(x - 0.33, 0.0), (x + 0.33, spread.median)], color(&row.arm).filled());
+        chart.draw_series([bar]).map_err(drawn)?;
         let whisker = ErrorBar::new_vertical(x, spread.min, spread.median, spread.max, INK.stroke_width(1), 10);
         chart.draw_series([whisker]).map_err(drawn)?;
-        let ratio = row.ratio.map(|ratio| format!(" (×{ratio:.2})")).unwrap_or_default();
-        let text = format!("{}{ratio}", figure(spread.median));
         let style = ("sans-serif", 13, &INK).into_text_style(&root);
-        let above = spread.max + top * 0.045;
-        chart.draw_series([Text::new(text, (x - 0.33, above), style)]).map_err(drawn)?;
+        let text = Text::new(caption(row, spread.median), (x - 0.33, spread.max + top * 0.045), style);
+        chart.draw_series([text]).map_err(drawn)?;
     }
     root.present().map_err(drawn).with_context(|| format!("write {}", path.display()))
+}
+
+/// The arm whose bar stands at `x`; nothing between two bars.
+fn arm_at(rows: &[&Row], x: f64) -> String {
+    let is_center = (x - x.round()).abs() < 0.01 && x.round() >= 0.0;
+    rows.get(x.round() as usize).filter(|_| is_center).map(|row| row.arm.clone()).unwrap_or_default()
+}
+
+/// What stands above a bar.
+fn caption(row: &Row, median: f64) -> String {
+    let ratio = row.ratio.map(|ratio| format!(" (×{ratio:.2})")).unwrap_or_default();
+    format!("{}{ratio}", figure(median))
 }
 
 /// Rows that differ in one growing parameter only: name of the chart → arm → (parameter, row).
@@ -127,6 +133,9 @@ fn curves(rows: &[Row]) -> Curves<'_> {
         }
     }
     // Two points are a comparison that the bars show already.
+    for points in found.values_mut().flat_map(BTreeMap::values_mut) {
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
     found.retain(|_, arms| {
         arms.values().flatten().map(|(value, _)| value.to_bits()).collect::<BTreeSet<u64>>().len() > 2
     });
@@ -134,10 +143,7 @@ fn curves(rows: &[Row]) -> Curves<'_> {
 }
 
 fn curve_chart(path: &Path, title: &str, subtitle: &str, arms: &BTreeMap<String, Vec<(f64, &Row)>>) -> Result<()> {
-    let points = || arms.values().flatten();
-    let top = points().filter_map(|(_, row)| row.max).fold(0.0, f64::max) * 1.1;
-    let last = points().map(|(x, _)| *x).fold(1.0, f64::max);
-    let unit = points().next().map(|(_, row)| row.unit.clone()).unwrap_or_default();
+    let (top, last, unit) = extent(arms);
     let root = SVGBackend::new(path, SIZE).into_drawing_area();
     root.fill(&WHITE).map_err(drawn)?;
     let area = titled(&root, title, subtitle)?;
@@ -157,10 +163,7 @@ fn curve_chart(path: &Path, title: &str, subtitle: &str, arms: &BTreeMap<String,
         .label_style(("sans-serif", 13, &INK))
         .draw()
         .map_err(drawn)?;
-    for (index, (arm, points)) in arms.iter().enumerate() {
-        let color = LINES[index % LINES.len()];
-        let mut points = points.clone();
-        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for ((arm, points), color) in arms.iter().zip(LINES.into_iter().cycle()) {
         let line = points.iter().filter_map(|(x, row)| Some((*x, row.median?)));
         let series = chart.draw_series(LineSeries::new(line, color.stroke_width(2))).map_err(drawn)?;
         series.label(arm).legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
@@ -178,6 +181,14 @@ fn curve_chart(path: &Path, title: &str, subtitle: &str, arms: &BTreeMap<String,
         .draw()
         .map_err(drawn)?;
     root.present().map_err(drawn).with_context(|| format!("write {}", path.display()))
+}
+
+/// Largest value with some room above it, largest parameter, and unit.
+fn extent(arms: &BTreeMap<String, Vec<(f64, &Row)>>) -> (f64, f64, String) {
+    let points = || arms.values().flatten();
+    let top = points().filter_map(|(_, row)| row.max).fold(0.0, f64::max) * 1.1;
+    let last = points().map(|(x, _)| *x).fold(1.0, f64::max);
+    (top, last, points().next().map(|(_, row)| row.unit.clone()).unwrap_or_default())
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;

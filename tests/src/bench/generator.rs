@@ -122,7 +122,7 @@ impl Generator {
     pub fn send_for(&mut self, time: Duration) -> Result<Sent> {
         let mut sent = self.call(CALL_MIN)?;
         while sent.elapsed < time {
-            let left = (time - sent.elapsed).as_secs_f64();
+            let left = time.saturating_sub(sent.elapsed).as_secs_f64();
             sent += self.call(((left / sent.seconds_per_frame()) as u64).clamp(CALL_MIN, CALL_MAX))?;
         }
         Ok(sent)
@@ -191,7 +191,8 @@ fn words<const N: usize>(bytes: &[u8]) -> [u16; N] {
     std::array::from_fn(|index| u16::from_ne_bytes([bytes[2 * index], bytes[2 * index + 1]]))
 }
 
-fn ethernet(from: Mac, to: Mac) -> [u8; ETHERNET] {
+/// The Ethernet header of an IPv4 frame.
+pub fn ethernet(from: Mac, to: Mac) -> [u8; ETHERNET] {
     let mut l2 = [0; ETHERNET];
     l2[..6].copy_from_slice(&to.0);
     l2[6..12].copy_from_slice(&from.0);

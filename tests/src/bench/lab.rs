@@ -4,7 +4,7 @@
 
 use std::{fmt::Write as _, fs, time::Duration};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -34,6 +34,8 @@ pub enum Shape {
     Transit,
     /// Two hosts under test, each with a container.
     Pair,
+    /// No host at all: an empty namespace.
+    Empty,
 }
 
 /// How the interfaces are set.
@@ -73,6 +75,10 @@ impl Lab {
     }
 
     fn try_build(arm: Arm, shape: Shape, store: &mut Store) -> Result<Self> {
+        if shape == Shape::Empty {
+            let far = Netns::new("empty")?;
+            return Ok(Self { arm, shape, agents: None, containers: Vec::new(), hosts: Vec::new(), far, tuning: None });
+        }
         let (first, far) = (Netns::new("h1")?, Netns::new("h2")?);
         first.sh(&format!("ip link add eth0 type veth peer name eth0 netns {}", far.name()))?;
         let mut lab = Self { arm, shape, agents: None, containers: Vec::new(), hosts: vec![first], far, tuning: None };
@@ -137,7 +143,7 @@ impl Lab {
             restore(host, &rules::flannel(net::NETWORK.parse()?, net::subnet(n), net::OUTSIDE))?;
         }
         if self.arm == Arm::NftFlowtable {
-            host.sh(FLOWTABLE).map_err(|_| anyhow!("the kernel has no flowtable"))?;
+            host.sh(FLOWTABLE).context("the kernel has no flowtable")?;
         }
         Ok(())
     }
@@ -153,7 +159,7 @@ impl Lab {
 
     /// Sets the interfaces for a workload.
     pub fn tune(&mut self, tuning: Tuning) -> Result<()> {
-        if self.tuning == Some(tuning) {
+        if self.tuning == Some(tuning) || self.hosts.is_empty() {
             return Ok(());
         }
         let segmentation = if tuning == Tuning::SmallFrames { "off" } else { "on" };

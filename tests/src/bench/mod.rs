@@ -12,6 +12,7 @@ pub mod compare;
 pub mod counters;
 pub mod generator;
 pub mod lab;
+pub mod leases;
 pub mod machine;
 pub mod net;
 pub mod probe;

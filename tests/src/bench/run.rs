@@ -1,8 +1,13 @@
 //! The run: builds the hosts, lets the arms take turns, and gathers the rows.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     agent::Store,
@@ -27,6 +32,30 @@ pub struct Plan {
     pub rounds: usize,
 }
 
+/// Set by the first SIGINT or SIGTERM: the run ends after the sample under way, so that everything it made is removed.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Lets SIGINT and SIGTERM end the run in an orderly way.
+pub fn end_on_signals() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::spawn(move || {
+        runtime.block_on(async {
+            let Ok(mut terminated) = signal(SignalKind::terminate()) else { return };
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminated.recv() => {}
+            }
+            INTERRUPTED.store(true, Ordering::Relaxed);
+        });
+    });
+    Ok(())
+}
+
+fn check_signals() -> Result<()> {
+    ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted; everything that was made is removed");
+    Ok(())
+}
+
 /// Runs everything. What an arm cannot do is in the rows as skipped, and so is an arm that failed.
 pub fn run(plan: &Plan, bench: &mut Bench) -> Result<Vec<Row>> {
     let mut store = Store::default();
@@ -34,9 +63,9 @@ pub fn run(plan: &Plan, bench: &mut Bench) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for shape in shapes(plan) {
         let cases: Vec<&Case> = plan.cases.iter().filter(|case| case.shape == shape).collect();
-        let mut labs = build(plan, shape, &cases, &mut store, &mut progress);
+        let mut labs = build(plan, shape, &cases, &mut store, &progress)?;
         for case in cases {
-            rows.extend(run_case(plan, case, &mut labs, bench, &mut progress));
+            rows.extend(run_case(plan, case, &mut labs, bench, &mut progress)?);
         }
     }
     progress.end();
@@ -56,17 +85,18 @@ fn shapes(plan: &Plan) -> Vec<Shape> {
     shapes
 }
 
-fn build(plan: &Plan, shape: Shape, cases: &[&Case], store: &mut Store, progress: &mut Progress) -> Labs {
+fn build(plan: &Plan, shape: Shape, cases: &[&Case], store: &mut Store, progress: &Progress) -> Result<Labs> {
     let wanted = plan.arms.iter().filter(|arm| cases.iter().any(|case| case.unfit(**arm).is_none()));
     wanted
         .map(|arm| {
+            check_signals()?;
             progress.note(&format!("building the hosts of {arm}"));
-            (*arm, Lab::build(*arm, shape, store).map_err(|error| format!("{error:#}")))
+            Ok((*arm, Lab::build(*arm, shape, store).map_err(|error| format!("{error:#}"))))
         })
         .collect()
 }
 
-fn run_case(plan: &Plan, case: &Case, labs: &mut Labs, bench: &mut Bench, progress: &mut Progress) -> Vec<Row> {
+fn run_case(plan: &Plan, case: &Case, labs: &mut Labs, bench: &mut Bench, progress: &mut Progress) -> Result<Vec<Row>> {
     let mut samples: BTreeMap<Arm, Vec<Sample>> = BTreeMap::new();
     let mut skipped: BTreeMap<Arm, String> = BTreeMap::new();
     for arm in &plan.arms {
@@ -78,6 +108,7 @@ fn run_case(plan: &Plan, case: &Case, labs: &mut Labs, bench: &mut Bench, progre
     }
     for round in 1..=plan.rounds {
         for arm in &plan.arms {
+            check_signals()?;
             progress.step(case, *arm, round);
             let Some(Ok(lab)) = labs.get_mut(arm) else { continue };
             if skipped.contains_key(arm) {
@@ -101,7 +132,7 @@ fn run_case(plan: &Plan, case: &Case, labs: &mut Labs, bench: &mut Bench, progre
         .collect();
     compare_with_baseline(&mut rows);
     progress.table(case, &rows);
-    rows
+    Ok(rows)
 }
 
 /// Takes a sample, and again while it does not count.

@@ -83,16 +83,15 @@ mod tests {
 
     #[test]
     fn spread_of_odd_and_even_counts() {
-        let cases: [(&[f64], Option<(f64, f64, f64)>); 4] = [
-            (&[], None),
-            (&[2.0], Some((2.0, 2.0, 2.0))),
-            (&[3.0, 1.0, 2.0], Some((2.0, 1.0, 3.0))),
-            (&[4.0, 1.0, 2.0, 3.0], Some((2.5, 1.0, 4.0))),
+        let cases = [
+            (vec![2.0], [2.0, 2.0, 2.0]),
+            (vec![3.0, 1.0, 2.0], [2.0, 1.0, 3.0]),
+            (vec![4.0, 1.0, 2.0, 3.0], [2.5, 1.0, 4.0]),
         ];
-        for (values, expected) in cases {
-            let found = Spread::of(values).map(|spread| (spread.median, spread.min, spread.max));
-            assert_eq!(found, expected, "{values:?}");
+        for (values, [median, min, max]) in cases {
+            assert_eq!(Spread::of(&values), Some(Spread { median, min, max }), "{values:?}");
         }
+        assert_eq!(Spread::of(&[]), None);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::workload::{
-    Case,
+    Case, agent,
     pps::{Direction, Spec},
+    program,
     roundtrip::{self, Exchange},
     socket, stream,
 };
@@ -33,7 +34,43 @@ impl Size {
         cases.extend(self.socket_specs().into_iter().map(socket::Spec::case));
         cases.extend(self.stream_specs().into_iter().map(stream::Spec::case));
         cases.extend(self.roundtrip_specs().into_iter().map(roundtrip::Spec::case));
+        cases.extend(self.program_specs().into_iter().map(program::Spec::case));
+        cases.extend(self.agent_specs().into_iter().map(agent::Spec::case));
         cases
+    }
+
+    /// The headline first, then growing maps.
+    fn program_specs(self) -> Vec<program::Spec> {
+        let spec = |peers, flows| program::Spec { peers, flows };
+        match self {
+            Self::Quick => vec![spec(1, 1), spec(1024, 1)],
+            Self::Full => vec![
+                spec(1, 1),
+                spec(64, 1),
+                spec(1024, 1),
+                spec(16_384, 1),
+                spec(65_533, 1),
+                spec(1, 256),
+                spec(1, 4096),
+                spec(1, 65_536),
+            ],
+        }
+    }
+
+    fn agent_specs(self) -> Vec<agent::Spec> {
+        use agent::What;
+        let spec = |what, leases| agent::Spec { what, leases };
+        let few = vec![spec(What::Convergence, 64), spec(What::Repair, 64), spec(What::RestartGap, 64)];
+        match self {
+            Self::Quick => few,
+            Self::Full => few
+                .into_iter()
+                .chain([spec(What::StartToReady, 64), spec(What::Memory, 64)])
+                .chain([1000, 5000].into_iter().flat_map(|leases| {
+                    [What::Convergence, What::Repair, What::StartToReady, What::Memory].map(|what| spec(what, leases))
+                }))
+                .collect(),
+        }
     }
 
     fn socket_specs(self) -> Vec<socket::Spec> {

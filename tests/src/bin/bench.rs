@@ -15,7 +15,7 @@ use flannel_tests::bench::{
     generator::Generator,
     machine::Machine,
     row::Outcome,
-    run::{Plan, run},
+    run::{Plan, end_on_signals, run},
     suite::Size,
     workload::{Bench, Case},
 };
@@ -91,6 +91,7 @@ fn measure(args: &Args) -> Result<()> {
     let mut bench = Bench { generator: Generator::load()?, sample_time: size.sample_time(), core };
     let machine = Machine::look(plan.rounds, bench.sample_time.as_millis() as u64, core);
     println!("{}\n", machine.title());
+    end_on_signals()?;
     let rows = run(&plan, &mut bench)?;
     let outcome = Outcome { version: 1, machine, rows };
     if let Some(path) = &args.json {

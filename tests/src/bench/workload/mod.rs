@@ -1,6 +1,8 @@
 //! What is measured: each file measures one kind of thing.
 
+pub mod agent;
 pub mod pps;
+pub mod program;
 pub mod roundtrip;
 pub mod socket;
 pub mod stream;
@@ -42,6 +44,10 @@ pub enum Kind {
     Pps(pps::Spec),
     /// Bulk TCP.
     Stream(stream::Spec),
+    /// What one run of a program costs.
+    Program(program::Spec),
+    /// What the agent itself takes.
+    Agent(agent::Spec),
     /// Packets from a socket.
     Socket(socket::Spec),
     /// Round trips and connections.
@@ -64,6 +70,8 @@ impl Case {
         match self.kind {
             Kind::Pps(spec) => spec.unfit(arm),
             Kind::Stream(_) => stream::Spec::unfit(arm),
+            Kind::Program(_) => program::Spec::unfit(arm),
+            Kind::Agent(spec) => spec.unfit(arm),
             Kind::Socket(_) => socket::Spec::unfit(arm),
             Kind::RoundTrip(_) => roundtrip::Spec::unfit(arm),
         }
@@ -75,6 +83,8 @@ impl Case {
         match self.kind {
             Kind::Pps(spec) => pps::measure(spec, lab, bench),
             Kind::Stream(spec) => stream::measure(spec, lab, bench),
+            Kind::Program(spec) => program::measure(spec, lab, bench),
+            Kind::Agent(spec) => agent::measure(spec, lab, bench),
             Kind::Socket(spec) => socket::measure(spec, lab, bench),
             Kind::RoundTrip(spec) => roundtrip::measure(spec, lab, bench),
         }

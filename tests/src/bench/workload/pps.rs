@@ -96,9 +96,7 @@ impl Spec {
     /// Why `arm` cannot do it on any kernel.
     pub fn unfit(self, arm: Arm) -> Option<&'static str> {
         match (self.direction, arm) {
-            (Direction::In | Direction::Transit, Arm::Udp) => {
-                Some("the generator does not make packets of flannel's udp backend")
-            }
+            (_, Arm::Udp) => Some("user space does not keep up with frames made in the kernel: see udp-socket"),
             (Direction::Transit, Arm::VerifiedBridge | Arm::TrustedBridge) => Some("packets do not meet docker0"),
             _ => None,
         }

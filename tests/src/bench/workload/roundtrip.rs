@@ -20,8 +20,6 @@ use crate::bench::{
     sample::{Better, Sample},
 };
 
-/// Port of the server.
-const PORT: u16 = 7007;
 /// How long an answer may take before it is taken for lost.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What ends a server of UDP.
@@ -36,6 +34,16 @@ pub enum Exchange {
     Udp,
     /// Connect, a byte, its answer, close.
     Connection,
+}
+
+impl Exchange {
+    /// Port of the server.
+    const fn port(self) -> u16 {
+        match self {
+            Self::Tcp | Self::Udp => 7007,
+            Self::Connection => 7008,
+        }
+    }
 }
 
 /// One case.
@@ -76,10 +84,10 @@ pub fn measure(spec: Spec, lab: &Lab, bench: &Bench) -> Result<Sample> {
         let time = bench.sample_time;
         let outcome = is_ready.recv_timeout(PATIENCE).context("the server does not listen").and_then(|()| {
             let witness = Witness::look(lab.first(), client)?;
-            let laps = pinned(client, bench.core, || ask(spec.exchange, time))?;
+            let laps = pinned(client, bench.core, || ask(spec.exchange, net::container(2), time))?;
             Ok((laps, witness.kernel_share(lab.first(), client)?))
         });
-        let served = serving.join().map_err(|_| anyhow!("the server panicked"))?;
+        let served = serving.join().map_err(|_panic| anyhow!("the server panicked"))?;
         let (laps, kernel_share) = outcome?;
         served?;
         let sample = describe(laps).context("no round trip was made")?;
@@ -92,12 +100,13 @@ pub fn measure(spec: Spec, lab: &Lab, bench: &Bench) -> Result<Sample> {
 }
 
 /// How long each round trip took, and all of them together.
-struct Laps {
+pub struct Laps {
     each: Vec<Duration>,
     total: Duration,
 }
 
-fn describe(mut laps: Laps) -> Option<Sample> {
+/// Rate, median and 99th percentile.
+pub fn describe(mut laps: Laps) -> Option<Sample> {
     laps.each.sort_unstable();
     let count = laps.each.len();
     let percentile = |percent: usize| laps.each.get((count * percent / 100).min(count.checked_sub(1)?)).copied();
@@ -106,22 +115,24 @@ fn describe(mut laps: Laps) -> Option<Sample> {
     Some(Sample::new(count as f64 / laps.total.as_secs_f64()).with("p50_us", p50).with("p99_us", p99))
 }
 
-fn serve(exchange: Exchange, ready: &mpsc::Sender<()>) -> Result<()> {
+/// Serves one client, and says when it listens.
+pub fn serve(exchange: Exchange, ready: &mpsc::Sender<()>) -> Result<()> {
+    let port = exchange.port();
     match exchange {
         Exchange::Udp => {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?;
             socket.set_read_timeout(Some(PATIENCE * 2))?;
             ready.send(())?;
             answer_datagrams(&socket)
         }
         Exchange::Tcp => {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
             ready.send(())?;
             let (stream, _) = listener.accept()?;
             answer_bytes(stream, usize::MAX).map(drop)
         }
         Exchange::Connection => {
-            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))?;
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
             ready.send(())?;
             // The server closes first, so that the ports that must rest are its own and the client never runs out of them.
             while answer_bytes(listener.accept()?.0, 1)? > 0 {}
@@ -154,8 +165,9 @@ fn answer_bytes(mut stream: TcpStream, limit: usize) -> Result<usize> {
     Ok(answered)
 }
 
-fn ask(exchange: Exchange, time: Duration) -> Result<Laps> {
-    let target = SocketAddrV4::new(net::container(2), PORT);
+/// Makes round trips with the server at `target` for `time`.
+pub fn ask(exchange: Exchange, target: Ipv4Addr, time: Duration) -> Result<Laps> {
+    let target = SocketAddrV4::new(target, exchange.port());
     match exchange {
         Exchange::Udp => {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;

@@ -33,6 +33,9 @@ const HEADERS: usize = 42;
 const LOSS_LIMIT: f64 = 0.005;
 /// How long a sample at a fixed rate takes at least: the kernel counts time in ticks of 10 ms.
 const PACED_TIME: Duration = Duration::from_secs(1);
+/// How often the rate is lowered, and by how much.
+const ATTEMPTS: u32 = 6;
+const SLOWER: f64 = 0.9;
 /// How long packets may still be under way.
 const SETTLE: Duration = Duration::from_millis(5);
 
@@ -67,40 +70,80 @@ impl Spec {
 
 /// Takes one sample.
 pub fn measure(spec: Spec, lab: &Lab, bench: &Bench) -> Result<Sample> {
-    let (from, to) = (lab.container(1)?, lab.container(2)?);
-    let sink = to.enter(|| Sink::attach(Hook::Tc, "eth0"))??;
-    let time = if spec.rate.is_some() { PACED_TIME.max(bench.sample_time) } else { bench.sample_time };
-    let sender = |time| move || send(spec, time);
-    // The first packets make the flow, and its answerless half is what any log shipper sends.
-    pinned(from, bench.core, sender(time / 10))?;
+    let sink = lab.container(2)?.enter(|| Sink::attach(Hook::Tc, "eth0"))??;
+    // The first packets make the flow; that it has no answers is what any log shipper's flow looks like.
+    fly(spec, lab, &sink, bench.core, bench.sample_time / 10)?;
+    if spec.rate.is_some() {
+        return cost(spec, lab, &sink, bench);
+    }
+    let mut flight = fly(spec, lab, &sink, bench.core, bench.sample_time)?;
+    // Where a queue overflows, the rate is lowered until nothing is lost.
+    for _ in 0..ATTEMPTS {
+        if flight.loss() <= LOSS_LIMIT || flight.received == 0 {
+            break;
+        }
+        let slower = Spec { rate: Some((flight.rate() * SLOWER) as u32 + 1), ..spec };
+        flight = fly(slower, lab, &sink, bench.core, bench.sample_time)?;
+    }
+    Ok(flight.judge(lab.arm, flight.rate() / 1e6))
+}
+
+/// Takes one sample of what a packet costs both hosts together, sender included, at a fixed rate.
+fn cost(spec: Spec, lab: &Lab, sink: &Sink, bench: &Bench) -> Result<Sample> {
+    let idle = idle_share()?;
+    let (start, busy) = (Instant::now(), cpu_time()?.busy);
+    let flight = fly(spec, lab, sink, bench.core, PACED_TIME.max(bench.sample_time))?;
+    let work = cpu_time()?.busy.saturating_sub(busy).as_secs_f64() - idle * start.elapsed().as_secs_f64();
+    Ok(flight.judge(lab.arm, work.max(0.0) * 1e9 / flight.received.max(1) as f64))
+}
+
+/// What became of the packets of one run.
+struct Flight {
+    sent: u64,
+    received: u64,
+    elapsed: Duration,
+    kernel_share: f64,
+    stolen: f64,
+}
+
+impl Flight {
+    fn rate(&self) -> f64 {
+        self.received as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn loss(&self) -> f64 {
+        1.0 - self.received as f64 / self.sent.max(1) as f64
+    }
+
+    fn judge(&self, arm: Arm, value: f64) -> Sample {
+        let loss = self.loss();
+        let sample = Sample::new(value).with("loss", loss).with("stolen_share", self.stolen);
+        check_way(sample, arm, self.kernel_share)
+            .invalid_if(loss > LOSS_LIMIT, || format!("{:.1} % of the packets did not arrive", loss * 100.0))
+    }
+}
+
+fn fly(spec: Spec, lab: &Lab, sink: &Sink, core: usize, time: Duration) -> Result<Flight> {
+    let before = (sink.counts()?.packets, forwarded(lab.first())?);
+    let (sent, elapsed, stolen) = pinned(lab.container(1)?, core, || send(spec, net::container(2), time))?;
     thread::sleep(SETTLE);
-    let idle = if spec.rate.is_some() { idle_share()? } else { 0.0 };
-    let (before, by_kernel) = (sink.counts()?.packets, forwarded(lab.first())?);
-    let busy = cpu_time()?.busy;
-    let (sent, elapsed, stolen) = pinned(from, bench.core, sender(time))?;
-    thread::sleep(SETTLE);
-    let busy = (cpu_time()?.busy - busy).as_secs_f64() - idle * elapsed.as_secs_f64();
-    let received = sink.counts()?.packets - before;
-    let kernel_share = (forwarded(lab.first())? - by_kernel) as f64 / sent.max(1) as f64;
-    let loss = 1.0 - received as f64 / sent.max(1) as f64;
-    let rate = received as f64 / elapsed.as_secs_f64();
-    let value = if spec.rate.is_some() { busy.max(0.0) * 1e9 / received.max(1) as f64 } else { rate / 1e6 };
-    let sample = Sample::new(value).with("loss", loss).with("stolen_share", stolen);
-    Ok(check_way(sample, lab.arm, kernel_share)
-        .invalid_if(loss > LOSS_LIMIT, || format!("{:.1} % of the packets did not arrive", loss * 100.0)))
+    let received = sink.counts()?.packets - before.0;
+    let kernel_share = (forwarded(lab.first())? - before.1) as f64 / received.max(1) as f64;
+    Ok(Flight { sent, received, elapsed, kernel_share, stolen })
 }
 
 /// Processor time per second that the machine spends without us.
 fn idle_share() -> Result<f64> {
     let (start, before) = (Instant::now(), cpu_time()?.busy);
     thread::sleep(Duration::from_millis(300));
-    Ok((cpu_time()?.busy - before).as_secs_f64() / start.elapsed().as_secs_f64())
+    Ok(cpu_time()?.busy.saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64())
 }
 
-fn send(spec: Spec, time: Duration) -> Result<(u64, Duration, f64)> {
+/// Sends to `target` for `time`: number of packets, time it took, and the share of the core that others took before.
+pub fn send(spec: Spec, target: Ipv4Addr, time: Duration) -> Result<(u64, Duration, f64)> {
     let stolen = if spec.rate.is_some() { 0.0 } else { stolen_share() };
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("open a UDP socket")?;
-    let target = SockaddrIn::from(SocketAddrV4::new(net::container(2), FIRST_DPORT));
+    let target = SockaddrIn::from(SocketAddrV4::new(target, FIRST_DPORT));
     let payload = vec![0; usize::from(spec.frame) - HEADERS];
     let slices = vec![[IoSlice::new(&payload)]; BATCH];
     let targets = vec![Some(target); BATCH];

@@ -1,6 +1,6 @@
 //! Bulk TCP between two containers, by iperf3.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
@@ -14,12 +14,13 @@ use crate::{
         net,
         sample::{Better, Sample},
     },
+    netns::Netns,
     process::{Process, output},
     scratch::Scratch,
 };
 
 /// Port of iperf3.
-const PORT: u16 = 5201;
+pub const PORT: u16 = 5201;
 /// How long iperf3 may take to listen, or to end.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -65,8 +66,16 @@ pub fn measure(spec: Spec, lab: &Lab, bench: &Bench) -> Result<Sample> {
     let mut listener: Process = server.spawn(&line, &dir.join("server"))?;
     listener.wait_log("listening", DEADLINE)?;
     let witness = Witness::look(lab.first(), client)?;
+    let sample = run_client(spec, client, net::container(2), bench.core)?;
+    listener.wait_exit(DEADLINE).ok();
+    let kernel_share = witness.kernel_share(lab.first(), client)?;
+    Ok(check_way(sample, lab.arm, kernel_share))
+}
+
+/// Runs iperf3's client against the server at `target`.
+pub fn run_client(spec: Spec, client: &Netns, target: Ipv4Addr, core: usize) -> Result<Sample> {
     let mut command = client.command("taskset");
-    command.args(["-c", &bench.core.to_string(), "iperf3", "--json", "--client", &net::container(2).to_string()]);
+    command.args(["-c", &core.to_string(), "iperf3", "--json", "--client", &target.to_string()]);
     command.args([
         "--port",
         &PORT.to_string(),
@@ -76,11 +85,8 @@ pub fn measure(spec: Spec, lab: &Lab, bench: &Bench) -> Result<Sample> {
         &spec.streams.to_string(),
     ]);
     let text = output(command)?;
-    listener.wait_exit(DEADLINE).ok();
-    let kernel_share = witness.kernel_share(lab.first(), client)?;
     let result: Value = serde_json::from_str(&text).context("iperf3 wrote no JSON")?;
-    let sample = parse(&result).with_context(|| format!("iperf3 said {}", result["error"]))?;
-    Ok(check_way(sample, lab.arm, kernel_share))
+    parse(&result).with_context(|| format!("iperf3 said {}", result["error"]))
 }
 
 fn parse(result: &Value) -> Option<Sample> {
