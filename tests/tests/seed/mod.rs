@@ -20,13 +20,13 @@ use nix::sched::{CloneFlags, setns};
 const READY: Duration = Duration::from_secs(30);
 
 /// Three etcd members, each on a machine of its own beside the hosts.
-pub struct Store {
-    pub etcd: Etcd,
+pub(crate) struct Store {
+    pub(crate) etcd: Etcd,
     _machines: Vec<Netns>,
 }
 
 impl Store {
-    pub fn start(topology: &Topology) -> Result<Self> {
+    pub(crate) fn start(topology: &Topology) -> Result<Self> {
         let segment = topology.segments.first().context("no segment")?;
         let mut machines = Vec::new();
         let mut places = Vec::new();
@@ -40,8 +40,8 @@ impl Store {
 }
 
 /// A host with its flanneld and dockerd.
-pub struct UnitHost {
-    pub docker: Docker,
+pub(crate) struct UnitHost {
+    pub(crate) docker: Docker,
     flanneld: Process,
     subnet: Ipv4Net,
     options: String,
@@ -50,7 +50,7 @@ pub struct UnitHost {
 
 impl UnitHost {
     /// Boots it. The host has a `/run/flannel` of its own, as a machine has.
-    pub fn boot(ns: &Netns, endpoints: &str) -> Result<Self> {
+    pub(crate) fn boot(ns: &Netns, endpoints: &str) -> Result<Self> {
         let dir = Scratch::new("unit")?;
         let sysconfig = dir.join("sysconfig");
         fs::write(
@@ -80,17 +80,17 @@ impl UnitHost {
     }
 
     /// The first address of the leased subnet.
-    pub fn gateway(&self) -> Ipv4Addr {
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
         flannel_tests::topology::nth(self.subnet, 1)
     }
 
     /// What dockerd was given.
-    pub fn docker_options(&self) -> &str {
+    pub(crate) fn docker_options(&self) -> &str {
         &self.options
     }
 
     /// The first process of a container.
-    pub fn pid_of(&self, container: &str) -> Result<u32> {
+    pub(crate) fn pid_of(&self, container: &str) -> Result<u32> {
         let pid = self.docker.cli(&["inspect", "--format={{.State.Pid}}", container])?;
         pid.trim().parse().with_context(|| format!("no process id in {pid:?}; flanneld said:\n{}", self.flanneld.log()))
     }
@@ -124,7 +124,7 @@ fn dist(name: &str) -> PathBuf {
 }
 
 /// Runs `work` on a thread of its own in the network of a process. Sockets made there stay there.
-pub fn in_network_of<T: Send + 'static>(pid: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn in_network_of<T: Send + 'static>(pid: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
     let entered = std::thread::spawn(move || {
         let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).expect("the process has ended");
         setns(namespace, CloneFlags::CLONE_NEWNET).expect("root may enter a network namespace");
