@@ -166,12 +166,10 @@ pub struct Settings {
     pub subnet_mask: [u8; 4],
     /// 0: every packet is left to the kernel. 1: the fast path works.
     pub enabled: u32,
-    /// Trusted mode: the bridge that takes what is for a container without an [`Endpoint`]; 0 if there are several, or none.
-    pub bridge_ifindex: u32,
-    /// Trusted mode: MAC address of that bridge; zero if there are several, or none.
+    /// Trusted mode: MAC address of the bridge; zero if there are several, or none.
     pub bridge_mac: [u8; 6],
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 2],
 }
 
 /// Key of [`map::FLOWS`].
@@ -276,7 +274,7 @@ pub mod path {
 }
 
 /// Value of [`map::ENDPOINTS`] (key: the container's address as `[u8; 4]`). Written by the agent from the kernel's neighbour and
-/// forwarding tables; what is not there goes by the bridge.
+/// forwarding tables; what is not there is left to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Endpoint {
@@ -330,7 +328,7 @@ mod pod {
 const _: () = {
     assert!(size_of::<PeerKey>() == 4);
     assert!(size_of::<Peer>() == 20);
-    assert!(size_of::<Settings>() == 48);
+    assert!(size_of::<Settings>() == 40);
     assert!(size_of::<FlowKey>() == 16);
     assert!(size_of::<Flow>() == 72);
     assert!(size_of::<Seen>() == 56);

@@ -76,9 +76,9 @@ pub struct Departure {
     pub now: u64,
 }
 
-/// The live peer among the trie's answers, if it is one.
+/// The slot of the live peer that the trie has answered, if it is one.
 #[inline(always)]
-const fn live(peer: Option<&Peer>) -> Option<u32> {
+pub const fn live(peer: Option<&Peer>) -> Option<u32> {
     match peer {
         Some(peer) if peer.kind != peer_kind::LOCAL => Some(peer.index),
         Some(_) | None => None,
@@ -122,6 +122,15 @@ pub fn admit_from_uplink(
         (Some(peer), None) => Ok(Course { path: path::TRANSIT, peer, from_peer: true }),
         (None, None) => Err(Reason::NoPeer),
     }
+}
+
+/// Whether `addr` (memory order) can be a container's of our own subnet: neither the subnet's own address nor its broadcast address
+/// nor its first, which is the bridge's. The kernel calls these martian sources; in trusted mode nobody else would.
+#[inline(always)]
+pub const fn is_container(addr: u32, settings: &Settings) -> bool {
+    let host = u32::from_be(addr & !u32::from_ne_bytes(settings.subnet_mask));
+    let last = u32::from_be(!u32::from_ne_bytes(settings.subnet_mask));
+    is_local(addr, settings) && host > 1 && host != last
 }
 
 /// Whether a packet may repeat what the kernel did for its flow: one of the fast reasons, or why not.

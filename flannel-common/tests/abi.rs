@@ -21,8 +21,8 @@ fn layouts_of_version_1() {
     layout!(PeerKey: 4, addr @ 0);
     layout!(Peer: 20, next_hop @ 0, host @ 4, ifindex @ 8, index @ 12, mtu @ 16, kind @ 18, reserved @ 19);
     layout!(
-        Settings: 48, revalidate_ns @ 0, epoch @ 8, network @ 12, network_mask @ 16, subnet @ 20, subnet_mask @ 24,
-        enabled @ 28, bridge_ifindex @ 32, bridge_mac @ 36, reserved @ 42,
+        Settings: 40, revalidate_ns @ 0, epoch @ 8, network @ 12, network_mask @ 16, subnet @ 20, subnet_mask @ 24,
+        enabled @ 28, bridge_mac @ 32, reserved @ 38,
     );
     layout!(FlowKey: 16, src @ 0, dst @ 4, sport @ 8, dport @ 10, proto @ 12, reserved @ 13);
     layout!(

@@ -75,9 +75,8 @@ fn settings(epoch: u32) -> Settings {
         subnet: [172, 16, 1, 0],
         subnet_mask: [255, 255, 255, 0],
         enabled: 1,
-        bridge_ifindex: 0,
         bridge_mac: [0; 6],
-        reserved: [0; 6],
+        reserved: [0; 2],
     }
 }
 

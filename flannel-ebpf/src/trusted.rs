@@ -1,7 +1,7 @@
 //! Trusted mode: the trie alone decides, from the first packet on. For clusters with no NAT and no policy between containers.
 
 use flannel_common::abi::{Endpoint, Peer, Settings, path, peer_kind};
-use flannel_common::flow::{Course, admit_from_port, admit_from_uplink};
+use flannel_common::flow::{Course, admit_from_port, is_container, live};
 use flannel_common::header::{L2, Mac, Packet, is_local};
 use flannel_common::{checksum, reason::Reason};
 
@@ -15,7 +15,12 @@ use crate::{ingress, maps, shortcut, transit};
 pub fn from_port(skb: &Skb) -> Outcome {
     enter(
         skb,
-        |candidate, settings| admit_from_port(&candidate.ip, settings, maps::peer(candidate.ip.dst)),
+        |candidate, settings| {
+            if !is_container(candidate.ip.src, settings) {
+                return Err(Reason::SourceMismatch);
+            }
+            admit_from_port(&candidate.ip, settings, maps::peer(candidate.ip.dst))
+        },
         |candidate, settings, packet, _course| {
             let peer = maps::peer(candidate.ip.dst).ok_or(Reason::NoPeer)?;
             is_for_bridge(skb, candidate, settings)?;
@@ -27,16 +32,27 @@ pub fn from_port(skb: &Skb) -> Outcome {
 /// What the uplink receives.
 #[inline(always)]
 pub fn from_uplink(skb: &Skb) -> Outcome {
-    enter(skb, ingress::admit, |candidate, settings, packet, course| {
+    enter(skb, admit, |candidate, _settings, packet, course| {
         if !skb.is_for_host() {
             return Err(Reason::FlowMoved);
         }
         if course.path == path::IN {
-            return to_container(skb, candidate, settings, packet).map(|out| (Reason::FastIn, out));
+            return to_container(skb, candidate, packet).map(|out| (Reason::FastIn, out));
         }
         let peer = maps::peer(candidate.ip.dst).ok_or(Reason::NoRoute)?;
         to_peer(skb, candidate, packet, peer).map(|out| (Reason::FastTransit, out))
     })
+}
+
+/// The course of what the uplink has received. A source must be a live peer's: of any other, only the kernel can say whether it
+/// belongs here.
+#[inline(always)]
+fn admit(candidate: &Candidate, settings: &Settings) -> Result<Course, Reason> {
+    let course = ingress::admit(candidate, settings)?;
+    if course.from_peer || live(maps::peer(candidate.ip.src)).is_some() {
+        return Ok(course);
+    }
+    Err(Reason::SourceMismatch)
 }
 
 /// The whole of an entry hook: `admit` gives the course, `send` takes it.
@@ -101,25 +117,18 @@ fn to_peer(skb: &Skb, candidate: &Candidate, packet: &Packet, peer: &Peer) -> Re
     Ok(out)
 }
 
-/// Delivers a packet to a container of ours: straight into it if it is known, else by the bridge.
+/// Hands a packet to a container of ours, if it is known where that is. Which addresses of our subnet are containers' at all, the
+/// kernel knows better.
 #[inline(always)]
-fn to_container(skb: &Skb, candidate: &Candidate, settings: &Settings, packet: &Packet) -> Result<Out, Reason> {
+fn to_container(skb: &Skb, candidate: &Candidate, packet: &Packet) -> Result<Out, Reason> {
     let sender = maps::peer(candidate.ip.src).ok_or(Reason::NoPeer)?;
     if packet.segment > sender.mtu {
         return Err(Reason::TooBig);
     }
+    let Endpoint { ifindex, mac, bridge_mac } = *maps::endpoint(candidate.ip.dst).ok_or(Reason::NoRoute)?;
     let third = checksum::decrement_ttl(candidate.frame.ip[2]);
-    if let Some(Endpoint { ifindex, mac, bridge_mac }) = maps::endpoint(candidate.ip.dst) {
-        let (ifindex, l2) = (*ifindex, L2::ipv4(mac, bridge_mac));
-        shortcut::unpadded(skb, candidate)?.rewrite(&l2, third);
-        return Ok(Out::Peer(ifindex));
-    }
-    if settings.bridge_ifindex == 0 {
-        return Err(Reason::NoRoute);
-    }
-    let out = Out::Neighbour(settings.bridge_ifindex, candidate.ip.dst.to_ne_bytes());
-    shortcut::unpadded(skb, candidate)?.set_third(third);
-    Ok(out)
+    shortcut::unpadded(skb, candidate)?.rewrite(&L2::ipv4(&mac, &bridge_mac), third);
+    Ok(Out::Peer(ifindex))
 }
 
 /// What the uplink receives, at XDP.
@@ -148,9 +157,8 @@ pub fn at_xdp(xdp: &Xdp) -> Outcome {
 fn reflect(xdp: &Xdp, candidate: &Candidate, settings: &Settings) -> Result<(), Reason> {
     let packet = candidate.packet?;
     let ip = &candidate.ip;
-    let (src, dst) = (maps::peer(ip.src), maps::peer(ip.dst));
-    let course = admit_from_uplink(ip, settings, src, dst)?;
-    let peer = dst.filter(|peer| peer.kind == peer_kind::NEXT_HOP).ok_or(Reason::NoRoute)?;
+    let course = admit(candidate, settings)?;
+    let peer = maps::peer(ip.dst).filter(|peer| peer.kind == peer_kind::NEXT_HOP).ok_or(Reason::NoRoute)?;
     if packet.segment > peer.mtu {
         return Err(Reason::TooBig);
     }

@@ -299,6 +299,9 @@ fn trusted_from_port() {
         case("to a tunnel", &Frame::udp(LOCAL, TUNNELLED), Reason::NoRoute),
         case("to no lease", &Frame::udp(LOCAL, NOBODY), Reason::NoPeer),
         case("from elsewhere", &Frame::udp(OUTSIDE, REMOTE), Reason::SourceMismatch),
+        case("from the subnet itself", &Frame::udp([172, 16, 1, 0], REMOTE), Reason::SourceMismatch),
+        case("from the bridge", &Frame::udp([172, 16, 1, 1], REMOTE), Reason::SourceMismatch),
+        case("from everybody", &Frame::udp([172, 16, 1, 255], REMOTE), Reason::SourceMismatch),
         case("to another container's MAC", &other_mac, Reason::FlowMoved),
     ];
     check(rig, at, Hook::FromPort, cases);
@@ -314,20 +317,19 @@ fn trusted_from_uplink() {
     check(rig, at, Hook::FromUplink, never_fast(REMOTE, LOCAL));
     // The loopback device's own address: what is for it is for this host.
     let for_us = |src, dst| Frame::udp(src, dst).with(|frame| frame.dst_mac = [0; 6]);
-    let by_bridge = |name, frame: &Frame, reason: Reason| {
-        let mut case = case(name, frame, reason).settings(|settings| settings.bridge_ifindex = 1);
+    // The neighbour's Ethernet header is put in front once the program has ended.
+    let by_neighbour = |name, frame: &Frame| {
+        let mut case = case(name, frame, Reason::FastTransit);
         case.out[..12].copy_from_slice(&case.packet[..12]);
         case
     };
     let spoofed = for_us([172, 16, 1, 3], LOCAL);
     let cases = [
-        by_bridge("unknown container", &for_us(REMOTE, LOCAL), Reason::FastIn),
-        by_bridge("from a tunnel", &for_us(TUNNELLED, LOCAL), Reason::FastIn),
-        by_bridge("transit", &for_us(TUNNELLED, REMOTE), Reason::FastTransit),
-        by_bridge("transit from outside", &for_us(OUTSIDE, REMOTE), Reason::FastTransit),
-        by_bridge("transit to a tunnel", &for_us(REMOTE, TUNNELLED), Reason::NoRoute),
-        by_bridge("transit to outside", &for_us(REMOTE, OUTSIDE), Reason::NoRoute),
-        case("unknown container of several bridges", &for_us(REMOTE, LOCAL), Reason::NoRoute),
+        by_neighbour("transit", &for_us(TUNNELLED, REMOTE)),
+        case("transit from outside", &for_us(OUTSIDE, REMOTE), Reason::SourceMismatch),
+        case("transit to a tunnel", &for_us(REMOTE, TUNNELLED), Reason::NoRoute),
+        case("transit to outside", &for_us(REMOTE, OUTSIDE), Reason::NoRoute),
+        case("unknown container", &for_us(REMOTE, LOCAL), Reason::NoRoute),
         case("for another MAC", &Frame::udp(REMOTE, LOCAL), Reason::FlowMoved),
         case("from nobody", &for_us(NOBODY, LOCAL), Reason::NoPeer),
         case("from ourselves", &spoofed, Reason::SourceMismatch),
@@ -337,6 +339,8 @@ fn trusted_from_uplink() {
     let (mac, bridge_mac) = ([2, 0, 0, 0, 0, 0xa], [2, 0, 0, 0, 0, 0xb]);
     rig.put_endpoint(LOCAL, Endpoint { ifindex: 1, mac, bridge_mac });
     check(rig, at, Hook::FromUplink, [case("known container", &for_us(REMOTE, LOCAL), Reason::FastIn)]);
+    let tunnelled = case("from a tunnel", &for_us(TUNNELLED, LOCAL), Reason::FastIn);
+    check(rig, at, Hook::FromUplink, [tunnelled]);
 }
 
 #[test]
@@ -345,12 +349,14 @@ fn trusted_transit_asks_the_kernel_for_the_route() {
     let (rig, at) = (&mut Rig::load(), program::TRUSTED_TRANSIT);
     check(rig, at, Hook::Transit, never_fast(OUTSIDE, REMOTE));
     check(rig, at, Hook::Transit, too_short());
-    // The loopback device has no route: what it would be carried by is in the differential suite.
+    // The loopback device has no route: what is carried is in the differential suite.
     let cases = [
-        case("no route", &Frame::udp(OUTSIDE, REMOTE), Reason::NoRoute),
-        case("to a tunnel", &Frame::udp(OUTSIDE, TUNNELLED), Reason::NoRoute),
-        case("to no lease", &Frame::udp(OUTSIDE, NOBODY), Reason::NoPeer),
+        case("no route", &Frame::udp(TUNNELLED, REMOTE), Reason::NoRoute),
+        case("to a tunnel", &Frame::udp(REMOTE, TUNNELLED), Reason::NoRoute),
+        case("to no lease", &Frame::udp(REMOTE, NOBODY), Reason::NoRoute),
+        case("between no leases", &Frame::udp(OUTSIDE, NOBODY), Reason::NoPeer),
         case("from no lease", &Frame::udp(NOBODY, REMOTE), Reason::SourceMismatch),
+        case("from outside", &Frame::udp(OUTSIDE, REMOTE), Reason::SourceMismatch),
         case("for a container of ours", &Frame::udp(REMOTE, LOCAL), Reason::NotOurs),
     ];
     check(rig, at, Hook::Transit, cases);

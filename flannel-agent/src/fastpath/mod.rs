@@ -234,15 +234,14 @@ impl Running {
             subnet: inputs.subnet.network().octets(),
             subnet_mask: inputs.subnet.netmask().octets(),
             enabled: 1,
-            bridge_ifindex: 0,
             bridge_mac: [0; 6],
-            reserved: [0; 6],
+            reserved: [0; 2],
         };
         if let [bridge] = inputs.bridges.as_slice() {
-            (settings.bridge_ifindex, settings.bridge_mac) = (bridge.ifindex, bridge.mac);
+            settings.bridge_mac = bridge.mac;
         }
-        let Settings { bridge_ifindex, bridge_mac, .. } = settings;
-        let outdated = settings != Settings { bridge_ifindex, bridge_mac, ..self.settings };
+        let Settings { bridge_mac, .. } = settings;
+        let outdated = settings != Settings { bridge_mac, ..self.settings };
         if settings != self.settings {
             self.put_settings(settings)?;
         }

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, reason = "part of tests: a failure is a failed test")]
 
 pub(crate) mod frame;
+pub(crate) mod random;
 pub(crate) mod rig;

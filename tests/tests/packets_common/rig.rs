@@ -1,11 +1,11 @@
 //! The programs, loaded but attached nowhere, run on one packet at a time by `BPF_PROG_TEST_RUN`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::ErrorKind};
 
 use aya::{
     Ebpf, EbpfLoader, TestRun as _, TestRunOptions,
     maps::{Array, HashMap, MapData, PerCpuArray, lpm_trie},
-    programs::{Program, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode},
 };
 use flannel_agent::fastpath::Object;
 use flannel_common::abi::{
@@ -13,6 +13,7 @@ use flannel_common::abi::{
     program,
 };
 use flannel_common::reason::Reason;
+use flannel_tests::netns::Netns;
 use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -77,9 +78,8 @@ pub(crate) fn settings() -> Settings {
         subnet: [172, 16, 1, 0],
         subnet_mask: [255, 255, 255, 0],
         enabled: 1,
-        bridge_ifindex: 0,
         bridge_mac: [2, 0, 0, 0, 0, 1],
-        reserved: [0; 6],
+        reserved: [0; 2],
     }
 }
 
@@ -130,8 +130,8 @@ impl Rig {
         let mut bpf = EbpfLoader::new().load(&Object::built_in().bytes).unwrap();
         for (_, program) in bpf.programs_mut() {
             match program {
-                Program::SchedClassifier(program) => program.load().unwrap(),
-                Program::Xdp(program) => program.load().unwrap(),
+                Program::SchedClassifier(program) => load(|| program.load()),
+                Program::Xdp(program) => load(|| program.load()),
                 other => panic!("a program of another kind: {other:?}"),
             }
         }
@@ -200,6 +200,27 @@ impl Rig {
         Ran { verdict, packet: out, counted: (hook, reason, tally), peers }
     }
 
+    /// Attaches a program to an interface of a namespace until the rig goes.
+    pub(crate) fn attach(&mut self, ns: &Netns, name: &str, ifname: &str) {
+        let program = self.bpf.program_mut(name).unwrap();
+        let ingress = name.contains("from_");
+        ns.enter(move || match program {
+            Program::Xdp(program) => program.attach(ifname, XdpMode::Driver).map(drop),
+            Program::SchedClassifier(program) => {
+                let side = if ingress { TcAttachType::Ingress } else { TcAttachType::Egress };
+                program.attach(ifname, side).map(drop)
+            }
+            other => panic!("a program of another kind: {other:?}"),
+        })
+        .unwrap()
+        .unwrap();
+    }
+
+    /// Packets counted so far for a reason, at all hooks.
+    pub(crate) fn packets(&self, reason: Reason) -> u64 {
+        self.counters().iter().filter(|((_, counted), _)| *counted == reason).map(|(_, tally)| tally.packets).sum()
+    }
+
     /// Runs a program `repeat` times and gives the nanoseconds of one run.
     pub(crate) fn time(&mut self, name: &str, packet: &[u8], repeat: u32) -> u64 {
         let data_in = Some(packet);
@@ -248,6 +269,18 @@ impl Rig {
         }
         tallies
     }
+}
+
+/// The verifier gives up with EAGAIN when a signal is pending, as on a busy machine; libbpf tries again, aya 0.14 does not.
+fn load(mut attempt: impl FnMut() -> Result<(), ProgramError>) {
+    let interrupted = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock);
+    for _ in 0..20 {
+        match attempt() {
+            Err(error) if interrupted(&error) => {}
+            result => return result.unwrap(),
+        }
+    }
+    panic!("the verifier was interrupted 20 times");
 }
 
 impl Context {
