@@ -13,6 +13,8 @@ use tokio::{sync::mpsc::Receiver, time::timeout};
 /// Long enough for a busy machine.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 pub(crate) const DAY: Duration = Duration::from_hours(24);
+/// What is left of a lease that was just written.
+pub(crate) const NEARLY_A_DAY: Duration = Duration::from_secs(86_400 - 20);
 
 pub(crate) fn options(endpoints: &str) -> Options {
     let endpoints = endpoints.split(',').map(ToOwned::to_owned).collect();

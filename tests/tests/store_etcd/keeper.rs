@@ -14,7 +14,7 @@ use flannel_agent::{
 use flannel_tests::etcd::Etcd;
 use tokio::{sync::mpsc, time::timeout};
 
-use crate::common::{DAY, SOON, attrs, create, key, options, quick, range, store, subnet};
+use crate::common::{NEARLY_A_DAY, SOON, attrs, create, key, options, quick, range, store, subnet};
 use crate::proxy::{Mode, Proxy};
 
 /// A node as far as its lease is concerned: the keeper, and the watch that the agent feeds it from.
@@ -181,7 +181,7 @@ async fn a_lease_is_renewed_a_margin_before_its_end() {
     let wait = async {
         loop {
             let KeeperEvent::Renewed(lease) = events.recv().await.unwrap() else { panic!("not renewed") };
-            if first.time_left(&lease).await.unwrap().unwrap() > DAY - Duration::from_secs(20) {
+            if first.time_left(&lease).await.unwrap().unwrap() > NEARLY_A_DAY {
                 return lease;
             }
         }

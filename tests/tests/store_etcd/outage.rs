@@ -144,12 +144,16 @@ async fn a_member_without_a_leader_is_left() {
     connected(&mut updates).await;
     let used = index(&etcd, store.endpoint());
     let others: Vec<usize> = (0..3).filter(|index| *index != used).collect();
-    others.iter().for_each(|index| etcd.stop(*index).unwrap());
+    for index in &others {
+        etcd.stop(*index).unwrap();
+    }
     let start = Instant::now();
     let error = disconnected(&mut updates).await;
     println!("noticed after {:?}: {error}", start.elapsed());
     assert!(start.elapsed() < Duration::from_secs(10));
-    others.iter().for_each(|index| etcd.resume(*index).unwrap());
+    for index in others {
+        etcd.resume(index).unwrap();
+    }
     connected(&mut updates).await;
     create(&store, "10.1.5.0-24", "1.1.1.1").await;
     put(&mut updates, "10.1.5.0-24", "1.1.1.1").await;
