@@ -1,4 +1,5 @@
 //! Dual-stack networks: IPv6 routes of host-gw, and the IPv6 device of vxlan.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
 mod backend_common;
 

@@ -1,4 +1,5 @@
 //! udp between namespaces, with peers of our own and with a hand-written one that speaks as upstream's proxy does.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
 mod backend_common;
 
@@ -76,8 +77,8 @@ fn three_hosts_reach_one_another_across_a_router() {
 
 #[test]
 fn a_bulk_transfer_arrives_whole() {
-    require!(Feature::Root, Feature::Tun);
     const MEGABYTES: usize = 20;
+    require!(Feature::Root, Feature::Tun);
     let topology = topology(&[2]);
     let _nodes = start_all(&topology);
     let [from, to] = [0, 1].map(|i| &topology.hosts[i].containers[0]);

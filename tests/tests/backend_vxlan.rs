@@ -1,4 +1,5 @@
 //! vxlan between namespaces, with peers of our own and with one set up by plain `ip` commands as upstream flannel does.
+#![allow(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
 mod backend_common;
 
