@@ -140,7 +140,6 @@ fn fill_settings(bpf: &mut Ebpf) -> Result<()> {
         subnet: net::subnet(1).network().octets(),
         subnet_mask: [255, 255, 255, 0],
         enabled: 1,
-        bridge_ifindex: LOOPBACK,
         bridge_mac: mac(Link::Bridge, 1).0,
         ..Settings::zeroed()
     };
