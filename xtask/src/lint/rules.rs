@@ -26,15 +26,7 @@ struct Confined {
 
 const CONFINED: &[Confined] = &[
     Confined {
-        words: &[
-            "rtnetlink::",
-            "netlink_packet_route::",
-            "\"nft\"",
-            "\"iptables\"",
-            "\"iptables-restore",
-            "\"ip6tables",
-            "/proc/sys",
-        ],
+        words: &["rtnetlink::", "netlink_packet_route::", "new(\"nft\"", "new(\"ip", "\"/proc/sys"],
         within: "flannel-agent/src",
         only_in: &["flannel-agent/src/kernel"],
         why: "only kernel/ touches the kernel's tables",
