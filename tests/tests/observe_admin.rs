@@ -29,7 +29,7 @@ async fn the_socket_is_root_s_alone_and_goes_with_its_agent() {
 async fn a_living_agent_s_socket_is_not_stolen_and_a_dead_one_s_is_taken_over() {
     let agent = Agent::start(node(1));
     let error = admin::listen(&agent.socket).await.unwrap_err().to_string();
-    assert_has(&error, &["belongs to a flanneld that is running", "--admin-socket"]);
+    assert_has(&error, &["belongs to a flanneld that is running", "-admin-socket"]);
     agent.says(1, &["status"]);
 
     let dir = Scratch::new("dead").unwrap();

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens.
-    #[error("no flanneld answers on {path} ({source}); is it running? its path is flanneld's --admin-socket")]
+    #[error("no flanneld answers on {path} ({source}); is it running? its path is flanneld's -admin-socket")]
     Absent {
         /// The socket.
         path: PathBuf,

@@ -17,11 +17,11 @@ use super::{Context, api};
 pub enum Error {
     /// Another agent listens there.
     #[error(
-        "admin socket {0} belongs to a flanneld that is running; give this one a path of its own with --admin-socket"
+        "admin socket {0} belongs to a flanneld that is running; give this one a path of its own with -admin-socket"
     )]
     Owned(PathBuf),
     /// Something stands in the way.
-    #[error("admin socket {0} is a file that is not a socket; move it away or choose another path with --admin-socket")]
+    #[error("admin socket {0} is a file that is not a socket; move it away or choose another path with -admin-socket")]
     NotSocket(PathBuf),
     /// The file system refused.
     #[error("admin socket {path}: cannot {action}: {source}")]

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use self::error::Error;
+pub(crate) use self::start::connect;
 use crate::{admin, cli::flanneld::Flags, events::EventLog, state::NodeState};
 
 /// Runs the agent until `shutdown` becomes true (then `Ok`), or until it cannot go on.

@@ -30,7 +30,7 @@ const CONFIG_RETRY: Duration = Duration::from_secs(1);
 const LEASE_RETRY: Duration = Duration::from_secs(2);
 
 /// Connects to the store. What is wrong with the options is final; a store that does not answer is waited for later.
-pub(super) fn connect(flags: &Flags) -> Result<Store, store::Error> {
+pub(crate) fn connect(flags: &Flags) -> Result<Store, store::Error> {
     let flags = &flags.store;
     let path =
         |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();

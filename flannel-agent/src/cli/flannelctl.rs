@@ -224,6 +224,9 @@ pub struct Places {
     /// Where flanneld writes its subnet, if no flanneld tells
     #[arg(long, value_name = "PATH", default_value = "/run/flannel/subnet.env")]
     pub subnet_file: PathBuf,
+    /// flanneld's environment file: where its store is, if no flanneld tells
+    #[arg(long, value_name = "PATH", default_value = "/etc/sysconfig/flanneld")]
+    pub env_file: PathBuf,
     /// Docker's bridge
     #[arg(long, value_name = "NAME", default_value = "docker0")]
     pub bridge: String,

@@ -11,6 +11,7 @@ use crate::{
     },
     cli::flannelctl::Places,
     events::now,
+    doctor::store,
     fastpath::{self, Feature},
     kernel::inspect::{self, Link, Neighbour, Ping, Route},
     rules::Ruleset,
@@ -34,6 +35,8 @@ pub struct Facts {
     pub absent: Option<String>,
     /// All leases of the cluster, if the agent could tell.
     pub leases: Option<Vec<LeaseRow>>,
+    /// What the store said where no agent asks it: its endpoints, its prefix, the fault.
+    pub store_fault: Option<(String, String, String)>,
     /// The flannel network, from the agent or from subnet.env.
     pub network: Option<Ipv4Net>,
     /// This node's subnet, from the agent or from subnet.env.
@@ -90,6 +93,9 @@ pub async fn gather(client: &Client, places: &Places) -> Facts {
         ..Facts::default()
     };
     facts.ask(client).await;
+    if facts.node.is_none() {
+        facts.ask_store(&places.env_file).await;
+    }
     facts.read_subnet_file(&places.subnet_file);
     facts.read_kernel().await;
     facts.uplink = places.iface.clone().or_else(|| facts.find_uplink());
@@ -125,6 +131,16 @@ impl Facts {
             Ok(leases) => self.leases = Some(leases),
             Err(Error::Absent { .. } | Error::Forbidden(_)) => {}
             Err(error) => self.unread.push(format!("the leases of the cluster: {error}")),
+        }
+    }
+
+    /// Asks the store with flanneld's own options, where no agent tells.
+    async fn ask_store(&mut self, env_file: &Path) {
+        let asked = store::ask(env_file).await;
+        match asked.leases {
+            None => self.unread.push(format!("the leases of the cluster: neither a flanneld nor {} says where etcd is", env_file.display())),
+            Some(Ok(leases)) => self.leases = Some(leases),
+            Some(Err(error)) => self.store_fault = Some((asked.endpoints.join(","), asked.prefix, error)),
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod checks;
 pub mod facts;
 mod probe;
+mod store;
 
 use serde::Serialize;
 

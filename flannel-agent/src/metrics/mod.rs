@@ -90,6 +90,12 @@ impl Page<'_, '_> {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
 
+    /// A gauge without labels that has no series where there is no value.
+    fn gauge_if(&mut self, name: &str, help: &str, value: Option<f64>) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        value.map_or(Ok(()), |value| metric.encode_gauge(&value))
+    }
+
     /// A counter without labels; its name gets `_total`.
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         self.0

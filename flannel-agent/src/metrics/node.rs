@@ -35,14 +35,10 @@ fn lease(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
     page.gauge("flannel_lease_held", "Whether the node holds a lease", flag(node.lease.is_some()))?;
     // A reservation has no end, and so no series.
     let left = node.lease.as_ref().and_then(|lease| lease.expires_at).map(|at| at as f64 - scrape.now as f64);
-    page.gauges(
-        "flannel_lease_remaining_seconds",
-        "Time until the lease ends unless it is renewed",
-        left.map(|left| ([], left)),
-    )?;
+    page.gauge_if("flannel_lease_remaining_seconds", "Time until the lease ends unless it is renewed", left)?;
     page.gauge("flannel_store_connected", "Whether the last exchange with etcd went well", flag(store.connected))?;
     let age = (store.heard_at > 0).then(|| scrape.now.saturating_sub(store.heard_at) as f64);
-    page.gauges("flannel_store_age_seconds", "Time since the last word from etcd", age.map(|age| ([], age)))?;
+    page.gauge_if("flannel_store_age_seconds", "Time since the last word from etcd", age)?;
     page.gauge("flannel_store_revision", "Revision of the last snapshot or event from etcd", store.revision as f64)
 }
 

@@ -14,46 +14,43 @@ use crate::{
 const SILENCE: u64 = 120;
 
 pub(super) fn store(facts: &Facts) -> Vec<Finding> {
+    if let Some((endpoints, prefix, error)) = &facts.store_fault {
+        return vec![refused(endpoints, prefix, error)];
+    }
     let Some(node) = &facts.node else { return vec![] };
     let store = &node.store;
-    let endpoints = store.endpoints.join(" ");
+    let endpoints = store.endpoints.join(",");
+    if let Some(error) = &store.error {
+        return vec![refused(&endpoints, &store.prefix, error)];
+    }
     let age = facts.now.saturating_sub(store.heard_at);
-    let Some(error) = &store.error else {
-        if store.heard_at > 0 && age > SILENCE {
-            let what = format!("etcd ({endpoints}) has said nothing for {age} s");
-            let why = "changes of the cluster do not reach this node";
-            return vec![warning(
-                "etcd-silent",
-                what,
-                why,
-                format!("etcdctl --endpoints={} endpoint health", store.endpoints.join(",")),
-            )];
-        }
-        return vec![];
-    };
-    let why = "routes stay as they are, but no change reaches this node, and its lease ends unless etcd comes back";
+    if store.heard_at > 0 && age > SILENCE {
+        let what = format!("etcd ({endpoints}) has said nothing for {age} s");
+        let remedy = format!("etcdctl --endpoints={endpoints} endpoint health");
+        return vec![warning("etcd-silent", what, "changes of the cluster do not reach this node", remedy)];
+    }
+    vec![]
+}
+
+/// Why the store did not answer as it should, by its own words.
+fn refused(endpoints: &str, prefix: &str, error: &str) -> Finding {
     let lower = error.to_lowercase();
     let is = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-    // etcd's own words: "authentication failed, invalid user ID or password", "user name is empty", "permission denied".
+    // etcd says "authentication failed, invalid user ID or password", "user name is empty", "permission denied".
     let (code, remedy) =
         if is(&["invalid user id or password", "authentication failed", "user name is empty", "auth token"]) {
-            (
-                "etcd-password",
-                "set the right FLANNELD_ETCD_USERNAME and FLANNELD_ETCD_PASSWORD, then systemctl restart flanneld"
-                    .to_owned(),
-            )
+            let remedy = "set the right FLANNELD_ETCD_USERNAME and FLANNELD_ETCD_PASSWORD, then systemctl restart flanneld";
+            ("etcd-password", remedy.to_owned())
         } else if is(&["permission denied"]) {
-            let role = format!("etcdctl role grant-permission ROLE readwrite --prefix=true {}/", store.prefix);
-            ("etcd-permission", role)
+            ("etcd-permission", format!("etcdctl role grant-permission ROLE readwrite --prefix=true {prefix}/"))
         } else if is(&["certificate", "tls", "handshake"]) {
-            (
-                "etcd-certificate",
-                "check -etcd-cafile, -etcd-certfile and -etcd-keyfile, and that the clocks agree".to_owned(),
-            )
+            let remedy = "check -etcd-cafile, -etcd-certfile and -etcd-keyfile, and that the clocks agree";
+            ("etcd-certificate", remedy.to_owned())
         } else {
-            ("etcd-away", format!("etcdctl --endpoints={} endpoint health", store.endpoints.join(",")))
+            ("etcd-away", format!("etcdctl --endpoints={endpoints} endpoint health"))
         };
-    vec![broken(code, format!("etcd ({endpoints}): {error}"), why, remedy)]
+    let why = "routes stay as they are, but no change reaches this node, and its lease ends unless etcd comes back";
+    broken(code, format!("etcd ({endpoints}): {error}"), why, remedy)
 }
 
 pub(super) fn lease(facts: &Facts) -> Vec<Finding> {
