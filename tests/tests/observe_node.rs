@@ -85,7 +85,8 @@ fn metrics_are_what_was_sent() {
     cluster.wait_ping(0, cluster.container(1, 0).address, SOON).unwrap();
     // Ports are noticed, and hooked, a moment after they appear.
     for host in 0..2 {
-        wait_until("hooks at the port", SOON, || ctl(&cluster, host, &["status"]).1.contains("to_port      tcx")).unwrap();
+        wait_until("hooks at the port", SOON, || ctl(&cluster, host, &["status"]).1.contains("to_port      tcx"))
+            .unwrap();
     }
     let before = [metrics(&cluster, 0), metrics(&cluster, 1)];
     send(&cluster, 3000, 400);
@@ -122,11 +123,21 @@ fn a_fast_flow_is_explained_listed_and_counted() {
     let there = cluster.topology.hosts[1].address.to_string();
     assert_has(
         &text,
-        &["is in this node's subnet", &format!("leased to {there}"), &format!("via {there} by eth0"), "from_port by tcx, then to_uplink by tcx", "is fast: 19", "verdict  delivered by the fast path"],
+        &[
+            "is in this node's subnet",
+            &format!("leased to {there}"),
+            &format!("via {there} by eth0"),
+            "from_port by tcx, then to_uplink by tcx",
+            "is fast: 19",
+            "verdict  delivered by the fast path",
+        ],
     );
     let (code, text) = ctl(&cluster, 1, &["explain", &src, &dst, "udp", &from.port().to_string(), "9000"]);
     assert_eq!(code, 0, "{text}");
-    assert_has(&text, &["directly by docker0", "from_uplink by tcx, then to_port by tcx", "delivered by the fast path"]);
+    assert_has(
+        &text,
+        &["directly by docker0", "from_uplink by tcx, then to_port by tcx", "delivered by the fast path"],
+    );
     assert_has(&ctl(&cluster, 0, &["flows", &dst]).1, &[&format!("{src}:{}", from.port()), "out", "fast"]);
     assert_has(&ctl(&cluster, 0, &["peers"]).1, &[&cluster.nodes[1].subnet().unwrap().to_string(), "direct", "9"]);
 }
@@ -136,7 +147,11 @@ fn every_verb_shows_a_living_node() {
     require!(Feature::Bpf, Feature::Tool("etcd"));
     let cluster = running(&[]);
     let subnets = [cluster.nodes[0].subnet().unwrap().to_string(), cluster.nodes[1].subnet().unwrap().to_string()];
-    wait_says(&cluster, &["status"], &[&subnets[0], "ready", "1 direct", "connected, heard", "23 h 59 min left", "from_port", "nothing is wrong"]);
+    wait_says(
+        &cluster,
+        &["status"],
+        &[&subnets[0], "ready", "1 direct", "connected, heard", "23 h 59 min left", "from_port", "nothing is wrong"],
+    );
     let (code, text) = ctl(&cluster, 0, &["leases"]);
     assert_eq!(code, 0, "{text}");
     assert_has(&text, &[&subnets[0], &subnets[1], "this node", "23 h 59 min"]);
@@ -188,7 +203,10 @@ fn faults_of_rules_and_bridge() {
 
     host.run(&format!("iptables -I FORWARD -d {there} -p tcp --dport 5432 -j DROP")).unwrap();
     let text = ctl(&cluster, 0, &["explain", &here, &there, "tcp", "40000", "5432"]).1;
-    assert_has(&text, &["filter FORWARD drops it: -A FORWARD -d", "--dport 5432 -j DROP", "iptables -t filter -D FORWARD -d"]);
+    assert_has(
+        &text,
+        &["filter FORWARD drops it: -A FORWARD -d", "--dport 5432 -j DROP", "iptables -t filter -D FORWARD -d"],
+    );
 
     host.run("ip addr flush dev docker0").unwrap();
     host.run("ip addr add 172.17.0.1/16 dev docker0").unwrap();
@@ -201,13 +219,25 @@ fn faults_of_leases() {
     let cluster = running(&[]);
     let other = cluster.topology.hosts[1].address;
     cluster.etcd.put(&lease_key("172.16.250.0/24".parse().unwrap()), &lease_json([192, 0, 2, 99].into())).unwrap();
-    wait_says(&cluster, &["doctor"], &["dead-next-hop", "192.0.2.99, the next hop to 172.16.250.0/24, does not answer ARP", "flannelctl lease release 172.16.250.0/24"]);
+    wait_says(
+        &cluster,
+        &["doctor"],
+        &[
+            "dead-next-hop",
+            "192.0.2.99, the next hop to 172.16.250.0/24, does not answer ARP",
+            "flannelctl lease release 172.16.250.0/24",
+        ],
+    );
     assert_eq!(ctl(&cluster, 0, &["lease", "release", "172.16.250.0/24"]).0, 0);
     let routes = || cluster.topology.hosts[0].ns.run("ip route").unwrap();
     wait_until("the route to go", SOON, || !routes().contains("172.16.250.0/24")).unwrap();
 
     cluster.etcd.put(&lease_key("172.16.251.0/24".parse().unwrap()), &lease_json(other)).unwrap();
-    wait_says(&cluster, &["doctor"], &["duplicate-public-ip", &format!("{other} is the PublicIP of"), "172.16.251.0/24"]);
+    wait_says(
+        &cluster,
+        &["doctor"],
+        &["duplicate-public-ip", &format!("{other} is the PublicIP of"), "172.16.251.0/24"],
+    );
 }
 
 #[test]
@@ -257,18 +287,29 @@ fn fault_wrong_etcd_password() {
     for line in ["user add root:right", "user grant-role root root", "auth enable"] {
         cluster.etcd.ctl(&line.split(' ').collect::<Vec<_>>()).unwrap();
     }
-    let with = |node: flannel_tests::flanneld::Flanneld| node.arg("-etcd-username=root").env("FLANNELD_ETCD_PASSWORD", "guess-me");
+    let with = |node: flannel_tests::flanneld::Flanneld| {
+        node.arg("-etcd-username=root").env("FLANNELD_ETCD_PASSWORD", "guess-me")
+    };
     cluster.nodes = mem::take(&mut cluster.nodes).into_iter().map(with).collect();
     cluster.nodes[0].start().unwrap();
     // flannel gives up at once, and so do we: systemd tries again.
     wait_until("flanneld to give up", READY, || !cluster.nodes[0].is_running()).unwrap();
     let env_file = Scratch::new("sysconfig").unwrap();
     let (path, endpoints) = (env_file.join("flanneld"), cluster.etcd.endpoints());
-    let text = format!("FLANNEL_ETCD_ENDPOINTS=\"{endpoints}\"\nFLANNEL_ETCD_PREFIX=\"/flannel/network\"\nFLANNELD_ETCD_USERNAME=root\nFLANNELD_ETCD_PASSWORD=guess-me\n");
+    let text = format!(
+        "FLANNEL_ETCD_ENDPOINTS=\"{endpoints}\"\nFLANNEL_ETCD_PREFIX=\"/flannel/network\"\nFLANNELD_ETCD_USERNAME=root\nFLANNELD_ETCD_PASSWORD=guess-me\n"
+    );
     fs::write(&path, text).unwrap();
     let (code, text) = ctl(&cluster, 0, &["doctor", "--env-file", path.to_str().unwrap()]);
     assert_eq!(code, 1, "{text}");
-    assert_has(&text, &["etcd-password: etcd (", "authentication failed", "remedy: set the right FLANNELD_ETCD_USERNAME and FLANNELD_ETCD_PASSWORD"]);
+    assert_has(
+        &text,
+        &[
+            "etcd-password: etcd (",
+            "authentication failed",
+            "remedy: set the right FLANNELD_ETCD_USERNAME and FLANNELD_ETCD_PASSWORD",
+        ],
+    );
     assert!(!text.contains("guess-me"), "{text}");
     let log = cluster.nodes[0].log();
     assert!(!log.contains("guess-me"), "the password is in the log:\n{log}");

@@ -10,8 +10,8 @@ use crate::{
         client::{Client, Error},
     },
     cli::flannelctl::Places,
-    events::now,
     doctor::store,
+    events::now,
     fastpath::{self, Feature},
     kernel::inspect::{self, Link, Neighbour, Ping, Route},
     rules::Ruleset,
@@ -138,7 +138,10 @@ impl Facts {
     async fn ask_store(&mut self, env_file: &Path) {
         let asked = store::ask(env_file).await;
         match asked.leases {
-            None => self.unread.push(format!("the leases of the cluster: neither a flanneld nor {} says where etcd is", env_file.display())),
+            None => self.unread.push(format!(
+                "the leases of the cluster: neither a flanneld nor {} says where etcd is",
+                env_file.display()
+            )),
             Some(Ok(leases)) => self.leases = Some(leases),
             Some(Err(error)) => self.store_fault = Some((asked.endpoints.join(","), asked.prefix, error)),
         }

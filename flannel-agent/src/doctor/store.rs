@@ -32,7 +32,8 @@ fn words(values: &BTreeMap<String, String>) -> Option<Vec<String>> {
     let endpoints = first(["FLANNEL_ETCD_ENDPOINTS", "FLANNEL_ETCD"]);
     let prefix = first(["FLANNEL_ETCD_PREFIX", "FLANNEL_ETCD_KEY"]);
     let options = values.get("FLANNEL_OPTIONS").map(String::as_str).unwrap_or_default();
-    let named = endpoints.is_some() || values.contains_key("FLANNELD_ETCD_ENDPOINTS") || options.contains("-etcd-endpoints");
+    let named =
+        endpoints.is_some() || values.contains_key("FLANNELD_ETCD_ENDPOINTS") || options.contains("-etcd-endpoints");
     let words = endpoints.map(|list| format!("-etcd-endpoints={list}")).into_iter();
     let words = words.chain(prefix.map(|prefix| format!("-etcd-prefix={prefix}")));
     named.then(|| words.chain(options.split_whitespace().map(str::to_owned)).collect())
@@ -89,7 +90,12 @@ mod tests {
     #[test]
     fn words_are_those_of_the_start_script() {
         let seed = "FLANNEL_ETCD_ENDPOINTS=\"http://10.0.0.1:2379,http://10.0.0.2:2379\"\nFLANNEL_ETCD_PREFIX=\"/flannel/network\"\nFLANNEL_OPTIONS=\"-iface=eth0 -ip-masq\"\n";
-        let expected = ["-etcd-endpoints=http://10.0.0.1:2379,http://10.0.0.2:2379", "-etcd-prefix=/flannel/network", "-iface=eth0", "-ip-masq"];
+        let expected = [
+            "-etcd-endpoints=http://10.0.0.1:2379,http://10.0.0.2:2379",
+            "-etcd-prefix=/flannel/network",
+            "-iface=eth0",
+            "-ip-masq",
+        ];
         assert_eq!(of(seed).unwrap(), expected);
         assert_eq!(of("FLANNEL_ETCD=http://x:2379").unwrap(), ["-etcd-endpoints=http://x:2379"]);
         assert_eq!(of("FLANNEL_OPTIONS=-ip-masq"), None, "nobody says where the store is");

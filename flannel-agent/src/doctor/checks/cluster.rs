@@ -39,7 +39,8 @@ fn refused(endpoints: &str, prefix: &str, error: &str) -> Finding {
     // etcd says "authentication failed, invalid user ID or password", "user name is empty", "permission denied".
     let (code, remedy) =
         if is(&["invalid user id or password", "authentication failed", "user name is empty", "auth token"]) {
-            let remedy = "set the right FLANNELD_ETCD_USERNAME and FLANNELD_ETCD_PASSWORD, then systemctl restart flanneld";
+            let remedy =
+                "set the right FLANNELD_ETCD_USERNAME and FLANNELD_ETCD_PASSWORD, then systemctl restart flanneld";
             ("etcd-password", remedy.to_owned())
         } else if is(&["permission denied"]) {
             ("etcd-permission", format!("etcdctl role grant-permission ROLE readwrite --prefix=true {prefix}/"))
