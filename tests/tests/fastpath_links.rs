@@ -31,7 +31,7 @@ impl Scene {
     }
 
     /// Waits until nearly all packets of the moment go by BPF.
-    fn wait_fast(&self) {
+    fn wait_fast(&self) -> Duration {
         let state = self.cluster.nodes[0].state().unwrap();
         let meter = Meter::new(&self.cluster.topology.hosts[0].ns, &state).unwrap();
         wait_until("traffic to go fast", PATIENCE, || {
@@ -40,23 +40,27 @@ impl Scene {
             let carried = meter.read().unwrap().since(before);
             carried.bpf > 100 && carried.bpf_percent() > 90
         })
-        .unwrap_or_else(|error| panic!("{error:#}\n{:#?}", self.cluster.nodes[0].state().unwrap().fastpath));
+        .unwrap_or_else(|error| panic!("{error:#}\n{:#?}", self.cluster.nodes[0].state().unwrap().fastpath))
     }
 
-    /// Runs a script on host 1 and waits until traffic is what it was before.
+    /// Runs a script on host 1, waits until traffic is what it was before, and checks for how long it stood.
     fn event(&self, what: &str, script: &str) {
-        let ns = &self.cluster.topology.hosts[0].ns;
-        self.event_by(what, || drop(ns.sh(script).unwrap()));
+        self.event_on(0, what, script, PATIENCE);
     }
 
-    fn event_by(&self, what: &str, happen: impl FnOnce()) {
+    fn event_on(&self, host: usize, what: &str, script: &str, limit: Duration) {
         let (out, back) = (self.out.mark(), self.back.mark());
-        happen();
+        self.cluster.topology.hosts[host].ns.sh(script).unwrap();
         let out = self.out.outage(out, PATIENCE);
         let back = self.back.outage(back, PATIENCE);
-        println!("{what}: stood {} ms out, {} ms in", out.as_millis(), back.as_millis());
-        self.wait_fast();
-        assert!(out.max(back) < PATIENCE, "{what}: {out:?} out, {back:?} in");
+        let fast = self.wait_fast();
+        println!(
+            "{what}: stood {} ms out, {} ms in; fast {} ms later",
+            out.as_millis(),
+            back.as_millis(),
+            fast.as_millis()
+        );
+        assert!(out.max(back) < limit, "{what}: {out:?} out, {back:?} in");
     }
 }
 
@@ -106,13 +110,30 @@ fn a_container_comes_back_with_its_address() {
 }
 
 #[test]
-fn the_next_hop_changes_its_mac() {
+fn a_neighbour_changes_its_mac() {
     require!(Feature::Bpf, Feature::Tool("etcd"));
     let scene = Scene::new();
-    let other = &scene.cluster.topology.hosts[1].ns;
-    // As network cards are replaced: the host announces its new address.
-    other.sysctl("net/ipv4/conf/eth0/arp_notify", "1").unwrap();
-    scene.event_by("next hop with another MAC", || {
-        other.run("ip link set eth0 address 02:00:00:00:00:99").unwrap();
-    });
+    let hosts = &scene.cluster.topology.hosts;
+    // As network cards are replaced: whoever has a new address announces it.
+    hosts[1].ns.sysctl("net/ipv4/conf/eth0/arp_notify", "1").unwrap();
+    let limit = Duration::from_millis(1500);
+    scene.event_on(1, "next hop with another MAC", "ip link set eth0 address 02:00:00:00:00:99", limit);
+    let container = hosts[0].containers[0].ns.name();
+    hosts[0].containers[0].ns.sysctl("net/ipv4/conf/eth0/arp_notify", "1").unwrap();
+    let script = format!("ip -n {container} link set eth0 address 02:00:00:00:00:98");
+    scene.event_on(0, "container with another MAC", &script, limit);
+}
+
+#[test]
+fn the_uplink_is_renamed() {
+    require!(Feature::Bpf, Feature::Tool("etcd"));
+    let scene = Scene::new();
+    scene.event("uplink renamed", "ip link set eth0 down; ip link set eth0 name uplink0; ip link set uplink0 up");
+}
+
+#[test]
+fn the_uplink_gets_another_address() {
+    require!(Feature::Bpf, Feature::Tool("etcd"));
+    let scene = Scene::new();
+    scene.event("uplink address changed", "ip addr add 192.0.2.61/24 dev eth0; ip addr del 192.0.2.11/24 dev eth0");
 }

@@ -144,6 +144,10 @@ impl Node {
             bridges,
             endpoints,
         };
+        let uplinks = inputs.uplinks.iter().map(|link| link.ifindex);
+        for ifindex in uplinks.chain(inputs.bridges.iter().map(|bridge| bridge.ifindex)) {
+            fastpath.neighbours(ifindex, self.netlink.neighbours(ifindex).await?);
+        }
         found.fastpath = fastpath.sync(&inputs);
         Ok(())
     }

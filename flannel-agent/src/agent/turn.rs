@@ -132,6 +132,9 @@ impl Agent<'_> {
     }
 
     fn kernel_says(&mut self, event: KernelEvent) {
+        if let (Some(neighbour), Some(fastpath)) = (event.neighbour, &mut self.node.fastpath) {
+            fastpath.neighbours(event.ifindex, [neighbour]);
+        }
         match event.kind {
             Kind::Link | Kind::Address | Kind::LookAgain => self.links_changed = true,
             // In trusted mode the fast path knows who is behind which port.

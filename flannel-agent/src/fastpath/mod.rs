@@ -15,6 +15,7 @@ mod inputs;
 mod layout;
 mod live;
 mod maps;
+mod neighbours;
 mod object;
 mod options;
 mod peers;
@@ -27,6 +28,7 @@ mod wanted;
 
 use std::{
     collections::BTreeMap,
+    net::Ipv4Addr,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -45,7 +47,8 @@ pub use self::{
     reader::{Counters, Reader},
 };
 use self::{
-    hooks::Hooks, layout::Sizes, maps::Maps, peers::Step, pins::NetworkDir, programs::Programs, wanted::wanted,
+    hooks::Hooks, layout::Sizes, maps::Maps, neighbours::Neighbours, peers::Step, pins::NetworkDir, programs::Programs,
+    wanted::wanted,
 };
 use crate::state::{self, Warning};
 
@@ -66,6 +69,8 @@ struct Running {
     /// What is in `PEERS`.
     peers: BTreeMap<Ipv4Net, Peer>,
     settings: Settings,
+    /// Who the neighbours on our interfaces are.
+    neighbours: Neighbours,
     /// Whether anything was synced yet: before, we only know what our predecessor left.
     synced: bool,
 }
@@ -95,6 +100,17 @@ impl FastPath {
     /// Brings maps and hooks to what the inputs ask for, and says what an operator should know.
     pub fn sync(&mut self, inputs: &Inputs) -> Vec<Warning> {
         self.running.as_mut().map(|running| running.sync(&self.options, inputs)).unwrap_or_default()
+    }
+
+    /// Tells who an interface's neighbours are. If one of them has another MAC address than before, flows that carry the
+    /// old one verify again at once, and not when their time has come.
+    pub fn neighbours(&mut self, ifindex: u32, resolved: impl IntoIterator<Item = (Ipv4Addr, [u8; 6])>) {
+        let Some(running) = &mut self.running else { return };
+        if running.neighbours.note(ifindex, resolved)
+            && let Err(error) = running.outdate()
+        {
+            tracing::debug!(error = error::chain(&error), "flows of a neighbour that moved stay until they are due");
+        }
     }
 
     /// What is attached where, for the node's state.
@@ -153,7 +169,17 @@ impl Running {
         tracing::info!(mode = %options.mode, pinned = pins.is_ok(), links = inherited.len(), "fast path loaded");
         let hooks = Hooks::new(attach::tc_rung(options.hook), options.network, dir, inherited);
         let (peers, settings) = (maps.recorded_peers()?, maps.settings()?);
-        Ok(Self { programs, maps, hooks, reader, pins, peers, settings, synced: false })
+        Ok(Self {
+            programs,
+            maps,
+            hooks,
+            reader,
+            pins,
+            peers,
+            settings,
+            neighbours: Neighbours::default(),
+            synced: false,
+        })
     }
 
     fn sync(&mut self, options: &Options, inputs: &Inputs) -> Vec<Warning> {
@@ -171,8 +197,7 @@ impl Running {
         let pass = self.hooks.sync(&mut self.programs, &wanted(options, inputs));
         failures.extend(pass.failures);
         if outdated || pass.outdated {
-            let settings = Settings { epoch: next_epoch(self.settings.epoch), ..self.settings };
-            failures.extend(self.put_settings(settings).err());
+            failures.extend(self.outdate().err());
         }
         if !self.synced {
             failures.extend(self.discard_other_versions().err());
@@ -246,6 +271,11 @@ impl Running {
             self.put_settings(settings)?;
         }
         Ok(outdated)
+    }
+
+    /// Makes every flow verify again.
+    fn outdate(&mut self) -> Result<(), Error> {
+        self.put_settings(Settings { epoch: next_epoch(self.settings.epoch), ..self.settings })
     }
 
     fn put_settings(&mut self, settings: Settings) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! What changed in the kernel. An event only says "look again": whoever gets it reads the state anew.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use futures::StreamExt;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -22,6 +22,8 @@ pub struct KernelEvent {
     pub ifindex: u32,
     /// Whether it went away (rather than came or changed).
     pub gone: bool,
+    /// The IPv4 neighbour and its MAC address, where the event is about one that is resolved.
+    pub neighbour: Option<(Ipv4Addr, [u8; 6])>,
 }
 
 /// What kind of thing changed.
@@ -45,7 +47,7 @@ pub enum Kind {
 const CAPACITY: usize = 1024;
 
 /// Something happened, and nobody knows what.
-const LOST: KernelEvent = KernelEvent { kind: Kind::LookAgain, ifindex: 0, gone: false };
+const LOST: KernelEvent = KernelEvent { kind: Kind::LookAgain, ifindex: 0, gone: false, neighbour: None };
 
 /// Pause before a closed socket is opened again.
 const REOPEN: Duration = Duration::from_millis(100);
@@ -138,7 +140,8 @@ fn translate(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<KernelEven
         M::DelNeighbour(entry) => (neighbour_kind(entry.header.family), entry.header.ifindex, true),
         _ => return None,
     };
-    Some(KernelEvent { kind, ifindex, gone })
+    let neighbour = if let M::NewNeighbour(entry) = inner { super::neighbour::resolved(entry) } else { None };
+    Some(KernelEvent { kind, ifindex, gone, neighbour })
 }
 
 fn neighbour_kind(family: netlink_packet_route::AddressFamily) -> Kind {

@@ -1,6 +1,9 @@
 //! Neighbour and forwarding tables.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -44,6 +47,12 @@ impl Netlink {
         }
         found.sort_by_key(|endpoint| endpoint.ip);
         Ok(found)
+    }
+
+    /// The IPv4 neighbours of an interface that are resolved.
+    pub async fn neighbours(&self, ifindex: u32) -> Result<Vec<(Ipv4Addr, [u8; 6])>, Error> {
+        let entries = self.entries(AddressFamily::Inet, ifindex).await?;
+        Ok(entries.iter().filter(|entry| entry.header.ifindex == ifindex).filter_map(resolved).collect())
     }
 
     /// Permanent neighbours and forwarding entries of one of our own devices.
@@ -107,6 +116,14 @@ pub(super) fn message(slot: &Slot, object: &Object) -> Option<NeighbourMessage> 
 /// A neighbour or forwarding entry of our own device is ours whatever stands there: a learned one is replaced too.
 pub(super) fn put(message: NeighbourMessage) -> (RouteNetlinkMessage, u16) {
     (RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+/// Address and MAC address of an IPv4 neighbour that is resolved.
+pub(super) fn resolved(entry: &NeighbourMessage) -> Option<(Ipv4Addr, [u8; 6])> {
+    match ip(entry) {
+        Some(IpAddr::V4(ip)) if entry.header.family == AddressFamily::Inet => Some((ip, mac(entry)?)),
+        _ => None,
+    }
 }
 
 fn ip(entry: &NeighbourMessage) -> Option<IpAddr> {
