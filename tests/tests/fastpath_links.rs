@@ -40,7 +40,7 @@ impl Scene {
             let carried = meter.read().unwrap().since(before);
             carried.bpf > 100 && carried.bpf_percent() > 90
         })
-        .unwrap_or_else(|error| panic!("{error:#}\n{:#?}", self.cluster.nodes[0].state().unwrap().fastpath))
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", self.cluster.nodes[0].log()))
     }
 
     /// Runs a script on host 1, waits until traffic is what it was before, and checks for how long it stood.
@@ -135,5 +135,5 @@ fn the_uplink_is_renamed() {
 fn the_uplink_gets_another_address() {
     require!(Feature::Bpf, Feature::Tool("etcd"));
     let scene = Scene::new();
-    scene.event("uplink address changed", "ip addr add 192.0.2.61/24 dev eth0; ip addr del 192.0.2.11/24 dev eth0");
+    scene.event("uplink address changed", "ip addr flush dev eth0; ip addr add 192.0.2.61/24 dev eth0");
 }
