@@ -4,23 +4,19 @@ use anyhow::{Context as _, Result};
 
 use crate::netns::Netns;
 
-/// Packets that the kernel's IPv4 code has forwarded in a namespace since it was made.
-pub fn forwarded(ns: &Netns) -> Result<u64> {
-    counter(ns, "Ip", "ForwDatagrams")
+/// Packets that the kernel's IPv4 code has forwarded in a namespace since it was made; in our own if none is given.
+pub fn forwarded<'a>(ns: impl Into<Option<&'a Netns>>) -> Result<u64> {
+    counter(ns.into(), "Ip", "ForwDatagrams")
 }
 
 /// Packets that a namespace has sent and received itself, as IPv4 sees them: a large TCP packet counts once.
 pub fn exchanged(ns: &Netns) -> Result<u64> {
-    Ok(counter(ns, "Ip", "OutRequests")? + counter(ns, "Ip", "InReceives")?)
+    Ok(counter(Some(ns), "Ip", "OutRequests")? + counter(Some(ns), "Ip", "InReceives")?)
 }
 
-/// TCP segments that a namespace has sent again.
-pub fn retransmitted(ns: &Netns) -> Result<u64> {
-    counter(ns, "Tcp", "RetransSegs")
-}
-
-fn counter(ns: &Netns, table: &str, name: &str) -> Result<u64> {
-    let text = ns.enter(|| std::fs::read_to_string("/proc/thread-self/net/snmp"))?.context("read /proc/net/snmp")?;
+fn counter(ns: Option<&Netns>, table: &str, name: &str) -> Result<u64> {
+    let read = || std::fs::read_to_string("/proc/thread-self/net/snmp");
+    let text = ns.map_or_else(|| Ok(read()), |ns| ns.enter(read))?.context("read /proc/net/snmp")?;
     find(&text, table, name).with_context(|| format!("no {table} {name} in /proc/net/snmp"))
 }
 
@@ -38,13 +34,13 @@ pub struct Witness {
 }
 
 impl Witness {
-    /// The first look, at host 1 and its container.
-    pub fn look(host: &Netns, container: &Netns) -> Result<Self> {
+    /// The first look, at a host (our own namespace if none is given) and its container.
+    pub fn look<'a>(host: impl Into<Option<&'a Netns>>, container: &Netns) -> Result<Self> {
         Ok(Self { forwarded: forwarded(host)?, exchanged: exchanged(container)? })
     }
 
     /// Share of the container's packets since then that the kernel forwarded.
-    pub fn kernel_share(&self, host: &Netns, container: &Netns) -> Result<f64> {
+    pub fn kernel_share<'a>(&self, host: impl Into<Option<&'a Netns>>, container: &Netns) -> Result<f64> {
         let now = Self::look(host, container)?;
         let packets = (now.exchanged - self.exchanged).max(1);
         Ok((now.forwarded - self.forwarded) as f64 / packets as f64)

@@ -15,6 +15,7 @@ pub mod lab;
 pub mod leases;
 pub mod machine;
 pub mod net;
+pub mod nodes;
 pub mod probe;
 pub mod progress;
 pub mod row;

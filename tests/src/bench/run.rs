@@ -51,8 +51,13 @@ pub fn end_on_signals() -> Result<()> {
     Ok(())
 }
 
+/// Whether one of the signals has come.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 fn check_signals() -> Result<()> {
-    ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted; everything that was made is removed");
+    ensure!(!is_interrupted(), "interrupted; everything that was made is removed");
     Ok(())
 }
 

@@ -39,6 +39,15 @@ impl Size {
         cases
     }
 
+    /// What can be measured between two real nodes.
+    pub fn node_cases(self) -> Vec<Case> {
+        let mut cases: Vec<Case> = self.socket_specs().into_iter().map(socket::Spec::case).collect();
+        cases.retain(|case| case.workload == "udp-socket");
+        cases.extend(self.stream_specs().into_iter().filter(|spec| !spec.small_frames).map(stream::Spec::case));
+        cases.extend(self.roundtrip_specs().into_iter().filter(|spec| !spec.one_core).map(roundtrip::Spec::case));
+        cases
+    }
+
     /// The headline first, then growing maps.
     fn program_specs(self) -> Vec<program::Spec> {
         let spec = |peers, flows| program::Spec { peers, flows };

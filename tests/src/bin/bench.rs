@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::{
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -14,6 +15,7 @@ use flannel_tests::bench::{
     compare::compare,
     generator::Generator,
     machine::Machine,
+    nodes::{self, Nodes},
     row::Outcome,
     run::{Plan, end_on_signals, run},
     suite::Size,
@@ -44,6 +46,18 @@ struct Args {
     /// The core on which single-core workloads run; the last one unless given.
     #[arg(long)]
     core: Option<usize>,
+    /// Measures from this node to a real other one, out of this interface; there, `bench serve` must run.
+    #[arg(long, value_name = "IFACE", requires = "peer")]
+    uplink: Option<String>,
+    /// Address of the other node.
+    #[arg(long, value_name = "ADDR", requires = "uplink")]
+    peer: Option<Ipv4Addr>,
+    /// With --uplink: the bridge that this node's containers are behind.
+    #[arg(long, default_value = "docker0")]
+    bridge: String,
+    /// With --uplink: the socket of this node's flanneld.
+    #[arg(long, value_name = "PATH", default_value = flannel_agent::admin::DEFAULT_SOCKET)]
+    admin_socket: PathBuf,
 }
 
 #[derive(Debug, Subcommand)]
@@ -54,6 +68,15 @@ enum Verb {
         old: PathBuf,
         /// What `--json` wrote now.
         new: PathBuf,
+    },
+    /// Is the other node for `--uplink --peer`: counts packets and answers, until interrupted.
+    Serve {
+        /// Interface towards the measuring node.
+        #[arg(long, value_name = "IFACE")]
+        uplink: String,
+        /// The bridge that this node's containers are behind.
+        #[arg(long, default_value = "docker0")]
+        bridge: String,
     },
     /// Draws the charts of a result that `--json` wrote.
     Chart {
@@ -69,6 +92,7 @@ fn main() -> ExitCode {
     let done = match &args.verb {
         None => measure(&args),
         Some(Verb::Compare { old, new }) => show_comparison(old, new),
+        Some(Verb::Serve { uplink, bridge }) => end_on_signals().and_then(|()| nodes::serve(uplink, bridge)),
         Some(Verb::Chart { result, dir }) => Outcome::read(result).and_then(|outcome| draw(&outcome, dir)),
     };
     match done {
@@ -84,15 +108,24 @@ fn measure(args: &Args) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "needs root, for network namespaces and BPF");
     ensure!(args.rounds > 0, "--rounds must be at least 1");
     let size = if args.quick { Size::Quick } else { Size::Full };
-    let (cases, arms) = select(size, &args.only)?;
     let cores = std::thread::available_parallelism().context("count the cores")?.get();
     let core = args.core.unwrap_or(cores - 1);
-    let plan = Plan { cases, arms, rounds: args.rounds };
+    ensure!(core < cores, "--core {core}: there are {cores} cores, counted from 0");
     let mut bench = Bench { generator: Generator::load()?, sample_time: size.sample_time(), core };
-    let machine = Machine::look(plan.rounds, bench.sample_time.as_millis() as u64, core);
+    let machine = Machine::look(args.rounds, bench.sample_time.as_millis() as u64, core);
     println!("{}\n", machine.title());
     end_on_signals()?;
-    let rows = run(&plan, &mut bench)?;
+    let rows = match (&args.uplink, args.peer) {
+        (Some(uplink), Some(peer)) => {
+            let (cases, _) = select(size.node_cases(), &args.only)?;
+            let (uplink, bridge, admin_socket) = (uplink.clone(), args.bridge.clone(), args.admin_socket.clone());
+            nodes::run(&Nodes { uplink, peer, bridge, admin_socket, rounds: args.rounds }, &cases, &bench)?
+        }
+        _ => {
+            let (cases, arms) = select(size.cases(), &args.only)?;
+            run(&Plan { cases, arms, rounds: args.rounds }, &mut bench)?
+        }
+    };
     let outcome = Outcome { version: 1, machine, rows };
     if let Some(path) = &args.json {
         outcome.write(path)?;
@@ -115,8 +148,8 @@ fn draw(outcome: &Outcome, dir: &Path) -> Result<()> {
 }
 
 /// The cases and arms that `--only` leaves.
-fn select(size: Size, only: &[String]) -> Result<(Vec<Case>, Vec<Arm>)> {
-    let (mut cases, mut arms) = (size.cases(), Arm::ALL.to_vec());
+fn select(mut cases: Vec<Case>, only: &[String]) -> Result<(Vec<Case>, Vec<Arm>)> {
+    let mut arms = Arm::ALL.to_vec();
     let (for_arms, for_cases): (Vec<&String>, Vec<&String>) =
         only.iter().partition(|word| Arm::ALL.iter().any(|arm| arm.label() == word.as_str()));
     if !for_arms.is_empty() {

@@ -30,11 +30,12 @@ const BATCH: usize = 32;
 /// Bytes of Ethernet, IPv4 and UDP headers.
 const HEADERS: usize = 42;
 /// Share of packets that may be missing at the sink.
-const LOSS_LIMIT: f64 = 0.005;
+pub const LOSS_LIMIT: f64 = 0.005;
 /// How long a sample at a fixed rate takes at least: the kernel counts time in ticks of 10 ms.
 const PACED_TIME: Duration = Duration::from_secs(1);
-/// How often the rate is lowered, and by how much.
-const ATTEMPTS: u32 = 6;
+/// How often the rate is lowered.
+pub const ATTEMPTS: u32 = 6;
+/// The next rate, as a share of what arrived.
 const SLOWER: f64 = 0.9;
 /// How long packets may still be under way.
 const SETTLE: Duration = Duration::from_millis(5);
@@ -82,8 +83,7 @@ pub fn measure(spec: Spec, lab: &Lab, bench: &Bench) -> Result<Sample> {
         if flight.loss() <= LOSS_LIMIT || flight.received == 0 {
             break;
         }
-        let slower = Spec { rate: Some((flight.rate() * SLOWER) as u32 + 1), ..spec };
-        flight = fly(slower, lab, &sink, bench.core, bench.sample_time)?;
+        flight = fly(flight.slower(spec), lab, &sink, bench.core, bench.sample_time)?;
     }
     Ok(flight.judge(lab.arm, flight.rate() / 1e6))
 }
@@ -98,24 +98,37 @@ fn cost(spec: Spec, lab: &Lab, sink: &Sink, bench: &Bench) -> Result<Sample> {
 }
 
 /// What became of the packets of one run.
-struct Flight {
-    sent: u64,
-    received: u64,
-    elapsed: Duration,
-    kernel_share: f64,
-    stolen: f64,
+pub struct Flight {
+    /// Packets sent.
+    pub sent: u64,
+    /// Packets counted at the sink.
+    pub received: u64,
+    /// Time that sending took.
+    pub elapsed: Duration,
+    /// Share of them that the first host's kernel forwarded.
+    pub kernel_share: f64,
+    /// Share of the core that others took.
+    pub stolen: f64,
 }
 
 impl Flight {
-    fn rate(&self) -> f64 {
+    /// Packets per second that arrived.
+    pub fn rate(&self) -> f64 {
         self.received as f64 / self.elapsed.as_secs_f64()
     }
 
-    fn loss(&self) -> f64 {
+    /// Share of packets that did not arrive.
+    pub fn loss(&self) -> f64 {
         1.0 - self.received as f64 / self.sent.max(1) as f64
     }
 
-    fn judge(&self, arm: Arm, value: f64) -> Sample {
+    /// The same packets at a rate at which they may all arrive.
+    pub fn slower(&self, spec: Spec) -> Spec {
+        Spec { rate: Some((self.rate() * SLOWER) as u32 + 1), ..spec }
+    }
+
+    /// Makes the sample, with its checks.
+    pub fn judge(&self, arm: Arm, value: f64) -> Sample {
         let loss = self.loss();
         let sample = Sample::new(value).with("loss", loss).with("stolen_share", self.stolen);
         check_way(sample, arm, self.kernel_share)
