@@ -64,7 +64,9 @@ impl Visitor {
         let (name, prefix) = (format!("bench{}", std::process::id()), network.prefix_len());
         ip(&format!("link add {name} type veth peer name eth0 netns {}", ns.name()))?;
         ip(&format!("link set {name} master {bridge} up"))?;
-        ns.sh(&format!("ip addr add {address}/{prefix} dev eth0; ip link set eth0 up; ip route add default via {gateway}"))?;
+        ns.sh(&format!(
+            "ip addr add {address}/{prefix} dev eth0; ip link set eth0 up; ip route add default via {gateway}"
+        ))?;
         Ok(Self { ns, address })
     }
 }
@@ -188,7 +190,8 @@ pub fn run(nodes: &Nodes, cases: &[Case], bench: &Bench) -> Result<Vec<Row>> {
     let peer = Peer::find(nodes.peer)?;
     let state = status(&nodes.admin_socket)?;
     let fast = Arm::from_label(&state.fastpath.mode).filter(|arm| arm.bypasses_kernel());
-    let fast = fast.with_context(|| format!("the fast path of this node is {:?}: nothing to compare", state.fastpath.mode))?;
+    let fast =
+        fast.with_context(|| format!("the fast path of this node is {:?}: nothing to compare", state.fastpath.mode))?;
     let mut switch = Switch::open(Path::new(&state.fastpath.pin_dir))?;
     let guest = Visitor::behind(&nodes.bridge)?;
     let mut rows = Vec::new();

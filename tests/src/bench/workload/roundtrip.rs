@@ -181,20 +181,32 @@ pub fn ask(exchange: Exchange, target: Ipv4Addr, time: Duration) -> Result<Laps>
             laps
         }
         Exchange::Tcp => {
-            let mut stream = connect(target)?;
+            let mut stream = connect_first(target)?;
             lap(time, || exchange_byte(&mut stream))
         }
         Exchange::Connection => {
-            let laps = lap(time, || {
-                let mut stream = connect(target)?;
+            let whole = |mut stream: TcpStream| {
                 exchange_byte(&mut stream)?;
                 stream.read(&mut [0]).context("wait for the server to close").map(drop)
-            });
+            };
+            whole(connect_first(target)?)?;
+            let laps = lap(time, || whole(connect(target)?));
             // A connection without a byte ends the server.
             connect(target).map(drop)?;
             laps
         }
     }
+}
+
+/// The first connection: a server that has just served somebody else may not listen again yet.
+fn connect_first(target: SocketAddrV4) -> Result<TcpStream> {
+    let mut stream = connect(target);
+    let start = Instant::now();
+    while stream.is_err() && start.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(5));
+        stream = connect(target);
+    }
+    stream
 }
 
 fn connect(target: SocketAddrV4) -> Result<TcpStream> {
