@@ -29,7 +29,7 @@ static ENDING: AtomicBool = AtomicBool::new(false);
 /// A name that no other live process or test uses; the first call sweeps what dead processes left behind.
 pub fn unique_name(label: &str) -> String {
     SWEEP.call_once(sweep);
-    while ENDING.load(Ordering::Relaxed) {
+    while is_ending() {
         thread::park();
     }
     format!("{PREFIX}{}-{}-{label}", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
@@ -107,6 +107,11 @@ pub fn remove_leftovers_of(pid: u32) {
         }
     }
     fs::remove_file(keep_marker(pid)).ok();
+}
+
+/// Whether [`remove_everything`] is at work: whatever fails now fails because of it.
+pub fn is_ending() -> bool {
+    ENDING.load(Ordering::Relaxed)
 }
 
 /// Removes everything that this process made, from a thread that then ends the process: the others make nothing new.

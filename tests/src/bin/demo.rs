@@ -50,6 +50,10 @@ fn main() -> ExitCode {
     match show(&args, &mut progress) {
         Ok(report) if args.check && !report.failures.is_empty() => ExitCode::FAILURE,
         Ok(_) => ExitCode::SUCCESS,
+        // What failed was taken down; the thread that does so ends the process.
+        Err(_) if scratch::is_ending() => loop {
+            thread::park();
+        },
         Err(error) => {
             progress.failed();
             eprintln!("error: {error:#}");

@@ -114,13 +114,14 @@ impl fmt::Display for Report {
         writeln!(f, "\n{:<8}{:<15}{:<18}{:<6}fast path", "host", "address", "subnet", "MTU")?;
         for lease in &self.leases {
             let mode = lease.reason.as_ref().map_or(lease.mode.clone(), |reason| format!("{} ({reason})", lease.mode));
+            let hooks = lease.hooks.iter().filter(|hook| !hook.ends_with(":none")).count();
             let (address, subnet) = (lease.address.to_string(), lease.subnet.to_string());
             writeln!(
                 f,
                 "{:<8}{address:<15}{subnet:<18}{:<6}{mode}, {} hooks",
                 lease.host,
                 lease.mtu,
-                lease.hooks.len()
+                hooks
             )?;
         }
         writeln!(f)?;
