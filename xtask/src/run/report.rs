@@ -32,7 +32,7 @@ pub(super) fn print(subnet_file: &str) -> Result<()> {
     println!("lease:     {} of {} (MTU {})", value("FLANNEL_SUBNET"), value("FLANNEL_NETWORK"), value("FLANNEL_MTU"));
     println!("file:      {subnet_file}");
     print_status(&flannelctl);
-    println!("next:      {} status | top | trace 172.16.x.y", flannelctl.display());
+    println!("next:      {} status | top | doctor", flannelctl.display());
     println!("           dockerd --bip={} --mtu={}", value("FLANNEL_SUBNET"), value("FLANNEL_MTU"));
     println!("           Ctrl-C ends flanneld; routes and the fast path stay");
     Ok(())
