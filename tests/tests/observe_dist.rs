@@ -80,7 +80,7 @@ async fn every_panel_shows_data_in_a_real_prometheus() {
         let request = format!("GET /api/v1/query?query={encoded}");
         // Rates need two scrapes; a share of nothing is no number, but it is a series.
         let answer = tokio::task::block_in_place(|| {
-            wait_for(&format!("data for {query}"), Duration::from_secs(60), || {
+            wait_for(&format!("data for {query}"), Duration::from_mins(1), || {
                 std::net::TcpStream::connect(address).ok()?;
                 let (code, body) = ask(address, &request);
                 assert!(code == 200 || code == 503, "{query}: {body}");

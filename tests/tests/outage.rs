@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 
 use crate::seed::Store;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Two hosts, three etcd members, and a ping between containers that goes on until it is asked what it lost.
 struct Field {

@@ -93,9 +93,9 @@ pub(super) async fn flows(client: &Client, output: Output, which: &Flows) -> any
 /// Prints an answer as it is.
 pub(super) fn answer<T: Serialize>(output: Output, value: &T, text: &str) -> anyhow::Result<Outcome> {
     if is_table(output) {
-        print(text)?
+        print(text)?;
     } else {
-        print_json(value, false)?
+        print_json(value, false)?;
     }
     Ok(Outcome::Well)
 }

@@ -56,9 +56,9 @@ pub async fn run(client: &Client, output: Output, packet: &Explain) -> anyhow::R
     let question = ask(client, &facts, packet).await;
     let steps = steps(&facts, &question);
     if is_table(output) {
-        print(&report(&steps))?
+        print(&report(&steps))?;
     } else {
-        print_json(&steps, false)?
+        print_json(&steps, false)?;
     }
     let lost = steps.iter().any(|step| step.remedy.is_some());
     Ok(if lost { Outcome::Wrong } else { Outcome::Well })

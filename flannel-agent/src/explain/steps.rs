@@ -27,7 +27,7 @@ enum Owner {
 }
 
 fn owner(facts: &Facts, address: Ipv4Addr) -> Owner {
-    if facts.links.iter().flat_map(|link| link.nets()).any(|net| net.addr() == address) {
+    if facts.links.iter().flat_map(super::super::kernel::inspect::Link::nets).any(|net| net.addr() == address) {
         return Owner::Host;
     }
     if facts.subnet.is_some_and(|subnet| subnet.contains(&address)) {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 /// First pause after a fault was said.
 const FIRST: Duration = Duration::from_secs(10);
 /// Longest pause; a fault that lasts is repeated this often, so that the end of a log always shows it.
-const LONGEST: Duration = Duration::from_secs(600);
+const LONGEST: Duration = Duration::from_mins(10);
 /// Faults that are told apart. More than that share one entry, so that faults named after input cannot take the memory.
 const KEYS: usize = 256;
 const OTHERS: &str = "(others)";
