@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each suite uses its own part")]
 
 pub mod agent;
+pub mod site;
 
 use std::{
     io::{Read as _, Write as _},
