@@ -1,5 +1,7 @@
 //! The benchmark itself: that it runs, counts and says what it did. Times are not judged.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use flannel_tests::{

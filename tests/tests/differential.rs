@@ -1,6 +1,8 @@
 //! What comes out of a host with the fast path on equals, byte for byte, what comes out with it off: thousands of random frames
 //! through a real kernel, captured on every wire, per hook and mode.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod packets_common;
 
 use std::{collections::BTreeMap, time::Duration};

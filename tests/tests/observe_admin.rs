@@ -1,5 +1,7 @@
 //! The admin socket and `flannelctl` on it: rights, life and death of the socket, every verb against a node in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod observe_common;
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, sync::Arc};

@@ -1,5 +1,7 @@
 //! The dashboard and the alert rules: sound by themselves, about metrics that exist, and shown real data once.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod observe_common;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, process::Command, sync::Arc, time::Duration};

@@ -3,6 +3,8 @@
 //! The host is real (namespaces, kernel, rules), the agent's knowledge of it is made up: so each fault stays as planted,
 //! where a living flanneld would mend some of them at once. `observe_node` has those that a living one cannot mend.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod observe_common;
 
 use std::{net::Ipv4Addr, path::Path};

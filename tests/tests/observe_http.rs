@@ -1,5 +1,7 @@
 //! Health, metrics and the status page over HTTP, and the page in a real browser. Its picture is kept under `target/observe/`.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod observe_common;
 
 use std::{fs, net::SocketAddr, path::Path, process::Command, sync::Arc};

@@ -1,5 +1,7 @@
 //! Metrics: their names are a promise, their numbers are what the maps hold, and a large cluster does not make them slow.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod observe_common;
 
 use std::{

@@ -1,5 +1,7 @@
 //! `flannelctl` and `/metrics` of real flannelds: what they show is what happened, and planted faults are named.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod observe_common;
 
 use std::{

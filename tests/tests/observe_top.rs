@@ -1,5 +1,7 @@
 //! `flannelctl top` in a real terminal, narrow and wide. What it showed is kept under `target/observe/`.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod observe_common;
 
 use std::{

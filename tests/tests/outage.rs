@@ -1,6 +1,8 @@
 //! What becomes of a cluster while its store is in trouble: members killed one after the other, all of them away,
 //! history compacted behind the agents' backs, data restored from a backup. A ping that never pauses counts every loss.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 #[path = "seed/mod.rs"]
 #[expect(dead_code, reason = "only the store of it is used here")]
 mod seed;

@@ -5,6 +5,8 @@
 //! `AlreadyFast` needs a packet that was redirected (see the differential suite), and an LRU map takes in every flow, so
 //! `FlowTableFull` cannot be had; every other reason is here.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod packets_common;
 
 use flannel_common::abi::{Endpoint, Flow, FlowKey, Hook, Settings, path, program};

@@ -1,5 +1,7 @@
 //! Firewalls, NAT and path MTU with the fast path in its default mode: the same results as without it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 #[path = "policy/mod.rs"]
 mod policy;
 

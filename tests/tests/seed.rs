@@ -1,6 +1,8 @@
 //! The deployment that this project starts from, played through: three etcd members, the sysconfig lines, flanneld and
 //! mk-docker-opts.sh as the unit starts them, a real dockerd on each of two hosts, and an internet outside.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 #[path = "seed/mod.rs"]
 mod seed;
 

@@ -1,5 +1,7 @@
 //! The harness itself: what every other suite stands on.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 use std::{net::Ipv4Addr, time::Duration};
 
 use flannel_tests::{

@@ -1,5 +1,7 @@
 //! Entry and exit hooks together: what the kernel forwarded unchanged is verified, and nothing else.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
+
 mod packets_common;
 
 use flannel_common::abi::{Flow, FlowKey, Tally, path, program};

@@ -114,7 +114,7 @@ fn store(context: &Context) -> Result<std::sync::Arc<dyn super::StoreOps>, OpsEr
 
 fn subnet(address: &str, length: &str) -> Result<Ipv4Net, OpsError> {
     let text = format!("{address}/{length}");
-    text.parse().map_err(|_| OpsError::NotFound(format!("{text:?} is not an IPv4 subnet like 172.16.5.0/24")))
+    text.parse().map_err(|_bad| OpsError::NotFound(format!("{text:?} is not an IPv4 subnet like 172.16.5.0/24")))
 }
 
 async fn leases(State(context): State<Context>) -> Response {

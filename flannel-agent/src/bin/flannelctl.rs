@@ -1,4 +1,5 @@
 //! The operator's tool for a node agent.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

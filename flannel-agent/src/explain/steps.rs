@@ -68,7 +68,7 @@ pub fn steps(facts: &Facts, question: &Question) -> Vec<Step> {
     let hook = hooks(facts, ends);
     let flow = flow(question);
     steps.extend(hook.iter().cloned());
-    steps.extend(flow.clone());
+    steps.push(flow);
     steps.push(verdict(facts, &steps, ends, question));
     steps
 }
@@ -270,21 +270,18 @@ fn wanted(question: &Question) -> Option<&FlowRow> {
     question.flows.iter().filter(same).max_by_key(|flow| flow.packets)
 }
 
-fn flow(question: &Question) -> Option<Step> {
+fn flow(question: &Question) -> Step {
     let Some(flow) = wanted(question) else {
-        return Some(step(
-            "flow",
-            "no such flow is verified: its packets go by the kernel until one has passed unchanged",
-        ));
+        return step("flow", "no such flow is verified: its packets go by the kernel until one has passed unchanged");
     };
     let state = flow.slow.as_ref().map_or_else(|| "fast".to_owned(), |reason| format!("slow ({reason})"));
-    Some(step(
+    step(
         "flow",
         format!(
             "{}:{} to {}:{} is {state}: {} packets, {} bytes by the fast path, verified {} ms ago",
             flow.src, flow.sport, flow.dst, flow.dport, flow.packets, flow.bytes, flow.verified_ms
         ),
-    ))
+    )
 }
 
 fn verdict(facts: &Facts, steps: &[Step], ends: (Owner, Owner), question: &Question) -> Step {

@@ -116,13 +116,7 @@ impl fmt::Display for Report {
             let mode = lease.reason.as_ref().map_or(lease.mode.clone(), |reason| format!("{} ({reason})", lease.mode));
             let hooks = lease.hooks.iter().filter(|hook| !hook.ends_with(":none")).count();
             let (address, subnet) = (lease.address.to_string(), lease.subnet.to_string());
-            writeln!(
-                f,
-                "{:<8}{address:<15}{subnet:<18}{:<6}{mode}, {} hooks",
-                lease.host,
-                lease.mtu,
-                hooks
-            )?;
+            writeln!(f, "{:<8}{address:<15}{subnet:<18}{:<6}{mode}, {} hooks", lease.host, lease.mtu, hooks)?;
         }
         writeln!(f)?;
         for ping in &self.pings {
