@@ -1,7 +1,7 @@
 //! Exit hooks: what the kernel forwarded unchanged is verified, and its way remembered.
 
 use flannel_common::flow::{Departure, Exit, is_seen, is_tagged, seen_slot, verify};
-use flannel_common::reason::Reason;
+use flannel_common::{header::ETH_LEN, reason::Reason};
 
 use crate::candidate;
 use crate::count::Outcome;
@@ -13,7 +13,7 @@ use crate::packet::Skb;
 pub fn leave(skb: &Skb, exit: Exit) -> Outcome {
     if is_tagged(skb.tc_index()) {
         skb.set_tag(0);
-        return Outcome::slow(Reason::AlreadyFast, skb.len());
+        return Outcome::slow(Reason::AlreadyFast, skb.len().wrapping_sub(ETH_LEN));
     }
     let Some(settings) = maps::settings() else {
         return Outcome::slow(Reason::Disabled, skb.len());
