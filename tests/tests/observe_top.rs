@@ -100,7 +100,7 @@ fn seen_at(columns: u16, rows: u16) -> String {
     let command = format!("{} --socket {} top", binary("flannelctl").unwrap().display(), agent.socket.display());
     let tmux = Tmux::start(columns, rows, &command);
     // The first second has no rates yet.
-    let screen = wait_for("rates on the screen", Duration::from_secs(60), || {
+    let screen = wait_for("rates on the screen", Duration::from_mins(1), || {
         let screen = tmux.screen();
         (screen.contains("% fast") && screen.contains("Gb/s")).then_some(screen)
     });
