@@ -4,7 +4,10 @@
 
 mod fastpath_stream;
 
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use fastpath_stream::Stream;
 use flannel_tests::{cluster::Cluster, flanneld::HOST_GW, require, skip::Feature, traffic::Meter, wait::wait_until};
@@ -49,7 +52,7 @@ impl Scene {
     }
 
     fn event_on(&self, host: usize, what: &str, script: &str, limit: Duration) {
-        let (out, back) = (self.out.mark(), self.back.mark());
+        let (out, back) = (Instant::now(), Instant::now());
         self.cluster.topology.hosts[host].ns.sh(script).unwrap();
         let out = self.out.outage(out, PATIENCE);
         let back = self.back.outage(back, PATIENCE);

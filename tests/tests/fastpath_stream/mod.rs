@@ -51,12 +51,7 @@ impl Stream {
         Self { arrivals, done }
     }
 
-    /// A place in the stream: from here on [`Self::outage`] looks.
-    pub(crate) fn mark(&self) -> Instant {
-        Instant::now()
-    }
-
-    /// Waits until the stream is well again, `patience` at most, and gives the longest time without a packet since `mark`.
+    /// Waits until the stream is well again, `patience` at most, and gives the longest time without a packet since the time `mark`.
     pub(crate) fn outage(&self, mark: Instant, patience: Duration) -> Duration {
         loop {
             let now = Instant::now();
