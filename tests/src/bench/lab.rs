@@ -143,7 +143,7 @@ impl Lab {
             restore(host, &rules::flannel(net::NETWORK.parse()?, net::subnet(n), net::OUTSIDE))?;
         }
         if self.arm == Arm::NftFlowtable {
-            host.sh(FLOWTABLE).context("the kernel has no flowtable")?;
+            anyhow::ensure!(host.sh(FLOWTABLE).is_ok(), "the kernel has no flowtable (nf_flow_table)");
         }
         Ok(())
     }
