@@ -38,6 +38,8 @@ pub(crate) fn run() -> Result<()> {
         }
     }
     let built = binaries(Profile::Release, &["-p", "flannel-agent", "--bins"])?;
+    // Line numbers of a backtrace are not worth four times the size of a package.
+    check(Command::new("strip").arg("--strip-debug").args(["flanneld", "flannelctl"].map(|name| built.join(name))))?;
     let out = target_dir().join("dist");
     fs::create_dir_all(&out).with_context(|| format!("make {}", out.display()))?;
     let tarball = tarball(&built, &out)?;
