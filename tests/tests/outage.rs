@@ -50,7 +50,7 @@ impl Field {
         let from = topology.hosts[0].containers[0].ns.clone();
         wait_until("the first answer", PATIENCE, || from.run(&format!("ping -c1 -W1 {to}")).is_ok()).unwrap();
         let dir = Scratch::new("ping").unwrap();
-        let ping = from.spawn(&format!("ping -i 0.05 -W 1 {to}"), &dir.join("log")).unwrap();
+        let ping = from.spawn(&format!("ping -i 0.01 -W 1 {to}"), &dir.join("log")).unwrap();
         Self { ping, nodes, store, topology, dir }
     }
 
