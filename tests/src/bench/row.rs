@@ -45,6 +45,9 @@ pub struct Row {
     pub min: Option<f64>,
     /// Largest valid sample.
     pub max: Option<f64>,
+    /// The valid samples in the order in which they were taken.
+    #[serde(default)]
+    pub samples: Vec<f64>,
     /// Number of valid samples.
     pub rounds: usize,
     /// Number of samples that did not count.
@@ -75,6 +78,7 @@ impl Row {
             min: spread.map(|spread| spread.min),
             max: spread.map(|spread| spread.max),
             rounds: valid.len(),
+            samples: values,
             invalid: samples.len() - valid.len(),
             skipped,
             extras: medians(&valid),
@@ -93,6 +97,7 @@ impl Row {
             median: None,
             min: None,
             max: None,
+            samples: Vec::new(),
             rounds: 0,
             invalid: 0,
             ratio: None,
