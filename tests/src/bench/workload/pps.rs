@@ -98,6 +98,8 @@ impl Spec {
         match (self.direction, arm) {
             (_, Arm::Udp) => Some("user space does not keep up with frames made in the kernel: see udp-socket"),
             (Direction::Transit, Arm::VerifiedBridge | Arm::TrustedBridge) => Some("packets do not meet docker0"),
+            // Its leases do not tell where a machine outside belongs, nor whether the kernel masquerades it.
+            (Direction::Transit, Arm::Trusted) => Some("leaves machines outside the flannel network to the kernel"),
             _ => None,
         }
     }
