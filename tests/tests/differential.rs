@@ -3,154 +3,23 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
+mod differential_lab;
 mod packets_common;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use flannel_common::abi::{Endpoint, Peer, Settings, peer_kind, program};
 use flannel_common::reason::Reason;
-use flannel_tests::{netns::Netns, packets::Wire, require, skip::Feature};
-use nix::net::if_::if_nametoindex;
+use flannel_tests::{require, skip::Feature};
 
-use packets_common::frame::Frame;
+use differential_lab::{
+    BRIDGE_MAC, CONTAINER_MAC, GATEWAY, HOST, Lab, NEIGHBOUR, NEIGHBOUR_MAC, SIBLING, UPLINK_MAC, Way,
+};
 use packets_common::random::{self, Ends, Random};
 use packets_common::rig::{LOCAL, NOBODY, OUTSIDE, REMOTE, Rig, TUNNELLED, peer, settings};
 
-const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-const UPLINK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xe0];
-const CONTAINER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xc1];
-const NEIGHBOUR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xf2];
-const GATEWAY: [u8; 4] = [172, 16, 1, 1];
-const HOST: [u8; 4] = [192, 0, 2, 11];
-const NEIGHBOUR: [u8; 4] = [192, 0, 2, 12];
-/// Another container of ours, of which the agent knows nothing.
-const SIBLING: [u8; 4] = [172, 16, 1, 3];
-
 const BATCHES: u64 = 40;
 const BATCH: u64 = 50;
-
-/// Which way frames go, and so where they are put in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Out,
-    In,
-    Transit,
-}
-
-/// A host between two wires, on which nobody answers but the host.
-struct Lab {
-    host: Netns,
-    wire: Netns,
-    /// Where frames of the container's side go in and out.
-    inner: Wire,
-    /// Where frames of the uplink's side go in and out.
-    outer: Wire,
-    /// Held for its interface.
-    _container: Netns,
-}
-
-impl Lab {
-    /// `inner_mtu` and `outer_mtu` are of the port and the bridge, and of the uplink.
-    fn new(inner_mtu: u32, outer_mtu: u32) -> Self {
-        let [host, container, wire] = ["host", "container", "wire"].map(|label| Netns::new(label).unwrap());
-        for ns in [&host, &container, &wire] {
-            for conf in ["all", "default"] {
-                ns.sysctl(&format!("net/ipv6/conf/{conf}/disable_ipv6"), "1").unwrap();
-                ns.sysctl(&format!("net/ipv4/conf/{conf}/send_redirects"), "0").unwrap();
-                ns.sysctl(&format!("net/ipv4/conf/{conf}/rp_filter"), "1").unwrap();
-            }
-        }
-        host.sysctl("net/ipv4/ip_forward", "1").unwrap();
-        host.sysctl("net/ipv4/icmp_ratelimit", "0").unwrap();
-        // Where the limit is the machine's and not the namespace's, it is high enough for a batch.
-        host.sysctl("net/ipv4/icmp_msgs_per_sec", "1000000").ok();
-        let (inside, outside) = (container.name(), wire.name());
-        let script = format!(
-            "set -e
-            ip link add docker0 address 02:00:00:00:00:01 type bridge mcast_snooping 0 forward_delay 0
-            ip link add port0 mtu {inner_mtu} type veth peer name eth0 mtu {inner_mtu} netns {inside}
-            ip link set port0 master docker0 up
-            ip link set docker0 mtu {inner_mtu} up
-            ip addr add 172.16.1.1/24 dev docker0
-            ip link add eth0 address 02:00:00:00:00:e0 mtu {outer_mtu} type veth peer name eth0 mtu {outer_mtu} netns {outside}
-            ip addr add 192.0.2.11/24 dev eth0
-            ip link set eth0 up
-            bridge fdb replace 02:00:00:00:00:c1 dev port0 master static
-            for near in 172.16.1.2 172.16.1.3; do ip neigh replace $near lladdr 02:00:00:00:00:c1 nud permanent dev docker0; done
-            ip neigh replace 192.0.2.12 lladdr 02:00:00:00:00:f2 nud permanent dev eth0
-            ip neigh replace 192.0.2.13 lladdr 02:00:00:00:00:f3 nud permanent dev eth0
-            ip neigh replace 192.0.2.1 lladdr 02:00:00:00:00:f1 nud permanent dev eth0
-            ip route add 172.16.2.0/24 via 192.0.2.12
-            ip route add 172.16.3.0/24 via 192.0.2.13
-            ip route add default via 192.0.2.1"
-        );
-        container.run("ip link set lo up").unwrap();
-        host.sh(&script).unwrap();
-        for ns in [&container, &wire] {
-            ns.run("ip link set eth0 arp off up").unwrap();
-        }
-        let (inner, outer) = (Wire::open(&container, "eth0").unwrap(), Wire::open(&wire, "eth0").unwrap());
-        Self { host, wire, inner, outer, _container: container }
-    }
-
-    fn ifindex(&self, name: &str) -> u32 {
-        self.host.enter(|| if_nametoindex(name).unwrap()).unwrap()
-    }
-
-    /// Puts frames in, and gives all that comes out on either wire until the host has answered what was sent last.
-    fn batch(&self, way: Way, frames: &[Vec<u8>]) -> BTreeMap<(&'static str, Vec<u8>), usize> {
-        let (put, src, dst, mac) = match way {
-            Way::Out => (&self.inner, LOCAL, REMOTE, BRIDGE_MAC),
-            Way::In => (&self.outer, REMOTE, LOCAL, UPLINK_MAC),
-            Way::Transit => (&self.outer, TUNNELLED, REMOTE, UPLINK_MAC),
-        };
-        for frame in frames {
-            put.send(frame).unwrap_or_else(|error| panic!("{way:?}: {error:#}"));
-        }
-        // The last but one is forwarded, the last is answered: both always by the kernel.
-        let echo = |src, dst| {
-            Frame::udp(src, dst).with(|frame| {
-                (frame.dst_mac, frame.protocol, frame.ttl) = (mac, 1, 77);
-                frame.payload = vec![8, 0, 0xf7, 0xff, 0, 0, 0, 0];
-            })
-        };
-        put.send(&echo(src, dst).bytes()).unwrap();
-        let (own, asker) = if way == Way::Out { (GATEWAY, LOCAL) } else { (HOST, NEIGHBOUR) };
-        put.send(&echo(asker, own).bytes()).unwrap();
-        let forwarded = |frame: &[u8]| frame.len() >= 34 && frame[22..24] == [76, 1] && frame[26..30] == src;
-        let answered = |frame: &[u8]| frame.len() >= 35 && frame[23] == 1 && frame[26..30] == own && frame[34] == 0;
-        let mut out = BTreeMap::new();
-        for (name, wire, last) in [("inner", &self.inner, way == Way::In), ("outer", &self.outer, way == Way::Out)] {
-            if name == "inner" && way == Way::Transit {
-                continue;
-            }
-            let end = |frame: &[u8]| {
-                if !is_noise(frame) {
-                    *out.entry((name, normal(frame))).or_default() += 1;
-                }
-                if last { forwarded(frame) } else { answered(frame) }
-            };
-            let seen = wire.capture(Duration::from_secs(10), end).unwrap();
-            assert!(seen.is_some(), "{way:?}: the last frame of a batch did not come out on the {name} wire");
-        }
-        out
-    }
-}
-
-/// What the host's kernel says by itself: ARP, IGMP.
-fn is_noise(frame: &[u8]) -> bool {
-    frame.len() < 34 || frame[12..14] == [8, 6] || frame[23] == 2
-}
-
-/// A frame without what differs from one run to the next: the IP id (and so the checksum) of the host's own packets.
-fn normal(frame: &[u8]) -> Vec<u8> {
-    let mut frame = frame.to_vec();
-    if frame[26..30] == GATEWAY || frame[26..30] == HOST {
-        frame[18..20].copy_from_slice(&[0, 0]);
-        frame[24..26].copy_from_slice(&[0, 0]);
-    }
-    frame
-}
 
 /// The batches of a way: good packets of every flow, then anything.
 fn batches(way: Way, inner_mtu: u32, outer_mtu: u32) -> Vec<Vec<Vec<u8>>> {
@@ -178,7 +47,7 @@ fn batches(way: Way, inner_mtu: u32, outer_mtu: u32) -> Vec<Vec<Vec<u8>>> {
         [240, 0, 0, 1],
     ];
     let put_mtu = if way == Way::Out { inner_mtu } else { outer_mtu };
-    let largest = u64::from(put_mtu.min(3000)) - 28;
+    let largest = u64::from(put_mtu) - 28;
     let mut id = 0_u16;
     (0..BATCHES)
         .map(|_| {
@@ -228,10 +97,15 @@ fn trusted_with_xdp(rig: &mut Rig, lab: &Lab) {
     rig.attach(&lab.host, program::TRUSTED_TRANSIT, "eth0");
 }
 
+/// Settings with which no flow grows old.
+fn lasting() -> Settings {
+    Settings { revalidate_ns: 600_000_000_000, ..settings() }
+}
+
 /// Fills the maps as the agent would on this host.
 fn fill(rig: &mut Rig, lab: &Lab) {
     let (uplink, port) = (lab.ifindex("eth0"), lab.ifindex("port0"));
-    rig.set(Settings { revalidate_ns: 600_000_000_000, ..settings() });
+    rig.set(lasting());
     let by_uplink =
         |index, next_hop| Peer { next_hop, host: next_hop, ifindex: uplink, ..peer(index, peer_kind::NEXT_HOP) };
     rig.put_peer(REMOTE, by_uplink(1, NEIGHBOUR));
@@ -241,9 +115,32 @@ fn fill(rig: &mut Rig, lab: &Lab) {
 
 /// The same frames through the kernel alone and through the fast path; at least `share` percent must have been fast.
 fn check(way: Way, attach: Attach, inner_mtu: u32, outer_mtu: u32, share: u64) {
+    check_while(way, attach, [inner_mtu, outer_mtu], share, |_| None);
+}
+
+/// The same while an interface of the host gets another MTU: `change` names both before some of the batches.
+fn check_while(
+    way: Way,
+    attach: Attach,
+    [inner_mtu, outer_mtu]: [u32; 2],
+    share: u64,
+    change: fn(usize) -> Option<(&'static str, u32)>,
+) {
     let lab = Lab::new(inner_mtu, outer_mtu);
     let batches = batches(way, inner_mtu, outer_mtu);
-    let plain: Vec<_> = batches.iter().map(|frames| lab.batch(way, frames)).collect();
+    let set_mtu = |number| {
+        let (name, mtu) = change(number)?;
+        lab.host.run(&format!("ip link set {name} mtu {mtu}")).unwrap();
+        Some(())
+    };
+    let plain: Vec<_> = batches
+        .iter()
+        .enumerate()
+        .map(|(number, frames)| {
+            set_mtu(number);
+            lab.batch(way, frames)
+        })
+        .collect();
     // XDP_TX on a veth needs a program at the other end as well; this one is switched off, and so passes everything.
     let mut other_end = Rig::load();
     other_end.set(Settings { enabled: 0, ..settings() });
@@ -251,7 +148,13 @@ fn check(way: Way, attach: Attach, inner_mtu: u32, outer_mtu: u32, share: u64) {
     let mut rig = Rig::load();
     fill(&mut rig, &lab);
     attach(&mut rig, &lab);
+    let mut epoch = settings().epoch;
     for (number, (frames, expected)) in batches.iter().zip(&plain).enumerate() {
+        if set_mtu(number).is_some() {
+            // As the agent does when the kernel tells it.
+            epoch += 1;
+            rig.set(Settings { epoch, ..lasting() });
+        }
         let out = lab.batch(way, frames);
         assert_same(number, frames, expected, &out);
     }
@@ -345,4 +248,51 @@ fn transit_trusted() {
 fn transit_trusted_by_xdp() {
     require!(Feature::Bpf);
     check(Way::Transit, trusted_with_xdp, 1500, 1500, 40);
+}
+
+/// Frames of up to 9000 bytes that no segmentation offload stands behind, with and without the don't-fragment bit.
+#[test]
+fn jumbo_frames_out_of_a_smaller_uplink() {
+    require!(Feature::Bpf);
+    for attach in [verified, verified_at_bridge, trusted] {
+        check(Way::Out, attach, 9000, 1500, 25);
+    }
+}
+
+#[test]
+fn jumbo_frames_into_a_smaller_port() {
+    require!(Feature::Bpf);
+    for attach in [verified, verified_at_bridge, trusted] {
+        check(Way::In, attach, 1500, 9000, 25);
+    }
+}
+
+/// The uplink's MTU falls while flows are verified for larger packets, falls again, and rises.
+#[test]
+fn the_uplink_changes_its_mtu_under_verified_flows() {
+    require!(Feature::Bpf);
+    let change = |number| match number {
+        0 | 30 => Some(("eth0", 1500)),
+        10 => Some(("eth0", 1400)),
+        20 => Some(("eth0", 600)),
+        _ => None,
+    };
+    for attach in [verified as Attach, verified_at_bridge] {
+        check_while(Way::Out, attach, [3000, 1500], 20, change);
+    }
+}
+
+/// The same with the port of a container.
+#[test]
+fn a_port_changes_its_mtu_under_verified_flows() {
+    require!(Feature::Bpf);
+    let change = |number| match number {
+        0 | 30 => Some(("docker0", 1500)),
+        10 => Some(("docker0", 1400)),
+        20 => Some(("docker0", 600)),
+        _ => None,
+    };
+    for attach in [verified as Attach, verified_at_bridge] {
+        check_while(Way::In, attach, [1500, 3000], 20, change);
+    }
 }

@@ -1,26 +1,25 @@
-//! No packet is lost while agents die, come back, are upgraded and downgraded.
+//! No packet is lost while agents die, come back, are upgraded and downgraded; nor while real flannelds get SIGKILL.
 #![allow(clippy::unwrap_used, reason = "a test panics where something is not as it should be")]
 
 mod fastpath_common;
+mod fastpath_flood;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use fastpath_common::{PinRoot, inputs, options, two_hosts};
+use fastpath_flood::{BURST, flood};
 use flannel_agent::fastpath::{FastPath, Inputs, Mode, Object, Options};
 use flannel_common::{abi::ABI_VERSION, reason::Reason};
-use flannel_tests::{netns::Netns, require, skip::Feature, topology::Topology};
-use nix::sys::socket::{setsockopt, sockopt};
+use flannel_tests::{
+    cluster::Cluster, flanneld::HOST_GW, netns::Netns, require, skip::Feature, topology::Topology, traffic::Meter,
+};
 
 /// Packets in each direction.
 const PACKETS: u32 = 1_000_000;
-/// Sent in one go, once a millisecond: 50,000 packets/s.
-const BURST: u32 = 50;
-const TICK: Duration = Duration::from_millis(1);
 /// The same again, an upgrade, a downgrade.
 const VERSIONS: [(Mode, u32); 4] = [
     (Mode::Verified, ABI_VERSION),
@@ -28,6 +27,10 @@ const VERSIONS: [(Mode, u32); 4] = [
     (Mode::Verified, ABI_VERSION + 1),
     (Mode::Verified, ABI_VERSION),
 ];
+/// How long a killed flanneld stays away.
+const DEAD: Duration = Duration::from_millis(200);
+/// How long one may take to come back.
+const READY: Duration = Duration::from_secs(30);
 /// One mode after another.
 const MODES: [(Mode, u32); 4] = [
     (Mode::Verified, ABI_VERSION),
@@ -35,8 +38,6 @@ const MODES: [(Mode, u32); 4] = [
     (Mode::Verified, ABI_VERSION),
     (Mode::Off, ABI_VERSION),
 ];
-/// Ports, so that there is more than one flow.
-const FLOWS: u16 = 16;
 
 #[test]
 fn no_packet_is_lost_out_of_a_container() {
@@ -59,25 +60,57 @@ fn no_packet_is_lost_when_the_mode_changes() {
     check(&topology, [0, 1], &MODES, Reason::FastOut);
 }
 
+#[test]
+fn no_packet_is_lost_while_flannelds_are_killed() {
+    require!(Feature::Bpf, Feature::Tool("etcd"), Feature::Tool("iptables"));
+    for ends in [[0, 1], [1, 0]] {
+        kill_flannelds(ends);
+    }
+}
+
+/// Sends from one host's container to the other's while real flannelds of both hosts get SIGKILL and are started again.
+fn kill_flannelds([from, to]: [usize; 2]) {
+    let mut cluster = Cluster::new(Topology::flat(2).unwrap(), HOST_GW).unwrap();
+    cluster.nodes = cluster.nodes.into_iter().map(|node| node.arg("-ip-masq")).collect();
+    cluster.start_all().unwrap();
+    cluster.add_containers(1).unwrap();
+    cluster.wait_ping(0, cluster.container(1, 0).address, READY).unwrap();
+    let meter = Meter::new(&cluster.topology.hosts[0].ns, &cluster.nodes[0].state().unwrap()).unwrap();
+    let before = meter.read().unwrap();
+    let Cluster { nodes, topology, .. } = &mut cluster;
+    let ends = [from, to].map(|host| &topology.hosts[host].containers[0]);
+    let kill = |done: &AtomicBool| {
+        let mut killed = 0;
+        while !done.load(Ordering::Relaxed) {
+            for node in &mut *nodes {
+                node.kill().unwrap();
+                thread::sleep(DEAD);
+                node.start_ready(READY).unwrap();
+                killed += 1;
+            }
+        }
+        killed
+    };
+    let (_, received, killed) = flood(ends, BURST, |sent| sent < PACKETS, kill);
+    let share = meter.read().unwrap().since(before).bpf_percent();
+    println!("{received} of {PACKETS} arrived over {killed} kills of flanneld, {share} % of them by the fast path");
+    assert_eq!(received, PACKETS);
+    assert!(killed >= 8, "{killed} kills only");
+    assert!(share > 90, "only {share} % went fast");
+}
+
 /// Sends from the first container of one host to that of another, while agents come and go on host 0.
 fn check(topology: &Topology, [from, to]: [usize; 2], steps: &[(Mode, u32)], fast: Reason) {
     let pins = PinRoot::new();
     let ns = &topology.hosts[0].ns;
     let inputs = inputs(topology, 0);
-    let (sender, receiver) = (&topology.hosts[from].containers[0], &topology.hosts[to].containers[0]);
-    let done = AtomicBool::new(false);
-    // Neighbours are resolved before the first packet counts.
-    sender.ns.run(&format!("ping -c 1 -W 5 {}", receiver.address)).unwrap();
-    let sockets = bind(&receiver.ns);
-    let (received, agents, carried) = thread::scope(|scope| {
-        let counting = scope.spawn(|| receive(&sockets, &done));
-        let working = scope.spawn(|| agents_come_and_go(ns, &options(&pins), &inputs, &done, steps, fast));
-        send(&sender.ns, receiver.address);
-        thread::sleep(Duration::from_millis(500));
-        done.store(true, Ordering::Relaxed);
-        let (agents, carried) = working.join().unwrap();
-        (counting.join().unwrap(), agents, carried)
-    });
+    let ends = [from, to].map(|host| &topology.hosts[host].containers[0]);
+    let (_, received, (agents, carried)) = flood(
+        ends,
+        BURST,
+        |sent| sent < PACKETS,
+        |done| agents_come_and_go(ns, &options(&pins), &inputs, done, steps, fast),
+    );
     println!("{received} of {PACKETS} arrived over {agents} agents, {carried} of them by the fast path");
     assert_eq!(received, PACKETS);
     assert!(agents >= 8, "{agents} agents only");
@@ -115,66 +148,4 @@ fn agents_come_and_go(
         }
     }
     (agents, carried)
-}
-
-fn port(flow: u16) -> u16 {
-    7000 + flow
-}
-
-fn bind(ns: &Netns) -> Vec<UdpSocket> {
-    ns.enter(|| {
-        let socket = |flow| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port(flow))).unwrap();
-            setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket
-        };
-        (0..FLOWS).map(socket).collect()
-    })
-    .unwrap()
-}
-
-fn send(ns: &Netns, to: Ipv4Addr) {
-    ns.enter(|| {
-        let sockets: Vec<UdpSocket> = (0..FLOWS)
-            .map(|flow| {
-                let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-                socket.connect(SocketAddr::from((to, port(flow)))).unwrap();
-                socket
-            })
-            .collect();
-        let mut next = Instant::now();
-        for burst in 0..PACKETS / BURST {
-            for index in 0..BURST {
-                let flow = (burst + index) as usize % sockets.len();
-                sockets[flow].send(&[0; 18]).unwrap();
-            }
-            next += TICK;
-            // Late ticks are not made up for: a burst larger than the others would test queues, not us.
-            match next.checked_duration_since(Instant::now()) {
-                Some(pause) => thread::sleep(pause),
-                None => next = Instant::now(),
-            }
-        }
-    })
-    .unwrap();
-}
-
-fn receive(sockets: &[UdpSocket], done: &AtomicBool) -> u32 {
-    let (mut received, mut buffer) = (0, [0; 64]);
-    loop {
-        let finished = done.load(Ordering::Relaxed);
-        let before = received;
-        for socket in sockets {
-            while socket.recv(&mut buffer).is_ok() {
-                received += 1;
-            }
-        }
-        if received == before {
-            if finished {
-                return received;
-            }
-            thread::sleep(TICK);
-        }
-    }
 }
