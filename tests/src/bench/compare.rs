@@ -71,6 +71,7 @@ mod tests {
             median: Some(f64::midpoint(min, max)),
             min: Some(min),
             max: Some(max),
+            samples: Vec::new(),
             rounds: 5,
             invalid: 0,
             ratio: None,
