@@ -77,6 +77,7 @@ mod tests {
             ratio: None,
             verdict: None,
             skipped: None,
+            failed: false,
             extras: BTreeMap::new(),
         };
         Outcome { version: 1, machine: Machine::default(), rows: vec![row] }

@@ -58,6 +58,9 @@ pub struct Row {
     pub verdict: Option<String>,
     /// Why there are no figures.
     pub skipped: Option<String>,
+    /// Whether there should be figures: the arm can do the workload here, but no sample of it counts.
+    #[serde(default)]
+    pub failed: bool,
     /// Medians of what was measured beside the value.
     pub extras: BTreeMap<String, f64>,
 }
@@ -80,6 +83,7 @@ impl Row {
             rounds: valid.len(),
             samples: values,
             invalid: samples.len() - valid.len(),
+            failed: skipped.is_some(),
             skipped,
             extras: medians(&valid),
             ..Self::skipped(case, arm, "")
@@ -103,8 +107,14 @@ impl Row {
             ratio: None,
             verdict: None,
             skipped: Some(why.to_owned()),
+            failed: false,
             extras: BTreeMap::new(),
         }
+    }
+
+    /// The row of an arm whose measurement ended in an error.
+    pub fn failed(case: &Case, arm: Arm, why: &str) -> Self {
+        Self { failed: true, ..Self::skipped(case, arm, &format!("failed: {why}")) }
     }
 
     /// Median and spread, if it was measured.
@@ -152,6 +162,14 @@ fn medians(samples: &[&Sample]) -> BTreeMap<String, f64> {
 }
 
 impl Outcome {
+    /// What should have been measured and was not, a line each.
+    pub fn failures(&self) -> Vec<String> {
+        let failed = self.rows.iter().filter(|row| row.failed);
+        failed
+            .map(|row| format!("{} {}: {}", row.title(), row.arm, row.skipped.as_deref().unwrap_or_default()))
+            .collect()
+    }
+
     /// Reads what `--json` wrote.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;

@@ -103,41 +103,39 @@ fn build(plan: &Plan, shape: Shape, cases: &[&Case], store: &mut Store, progress
 
 fn run_case(plan: &Plan, case: &Case, labs: &mut Labs, bench: &mut Bench, progress: &mut Progress) -> Result<Vec<Row>> {
     let mut samples: BTreeMap<Arm, Vec<Sample>> = BTreeMap::new();
-    let mut skipped: BTreeMap<Arm, String> = BTreeMap::new();
-    for arm in &plan.arms {
-        if let Some(why) = case.unfit(*arm) {
-            skipped.insert(*arm, why.to_owned());
-        } else if let Some(Err(why)) = labs.get(arm) {
-            skipped.insert(*arm, why.clone());
-        }
-    }
+    let mut missing = unfit(plan, case, labs);
     for round in 1..=plan.rounds {
         for arm in &plan.arms {
             check_signals()?;
             progress.step(case, *arm, round);
             let Some(Ok(lab)) = labs.get_mut(arm) else { continue };
-            if skipped.contains_key(arm) {
+            if missing.contains_key(arm) {
                 continue;
             }
             match take(case, lab, bench) {
                 Ok(taken) => samples.entry(*arm).or_default().extend(taken),
                 Err(error) => {
-                    skipped.insert(*arm, format!("failed: {error:#}"));
+                    missing.insert(*arm, Row::failed(case, *arm, &format!("{error:#}")));
                 }
             }
         }
     }
-    let mut rows: Vec<Row> = plan
-        .arms
-        .iter()
-        .map(|arm| match skipped.get(arm) {
-            Some(why) => Row::skipped(case, *arm, why),
-            None => Row::of(case, *arm, samples.get(arm).map_or(&[][..], Vec::as_slice)),
-        })
-        .collect();
+    let measured = |arm: Arm| Row::of(case, arm, samples.get(&arm).map_or(&[][..], Vec::as_slice));
+    let mut rows: Vec<Row> =
+        plan.arms.iter().map(|arm| missing.remove(arm).unwrap_or_else(|| measured(*arm))).collect();
     compare_with_baseline(&mut rows);
     progress.table(case, &rows);
     Ok(rows)
+}
+
+/// The rows of the arms that cannot do `case`.
+fn unfit(plan: &Plan, case: &Case, labs: &Labs) -> BTreeMap<Arm, Row> {
+    let why = |arm: &Arm| match (case.unfit(*arm), labs.get(arm)) {
+        (Some(why), _) => Some(why.to_owned()),
+        (None, Some(Err(why))) => Some(why.clone()),
+        _ => None,
+    };
+    plan.arms.iter().filter_map(|arm| Some((*arm, Row::skipped(case, *arm, &why(arm)?)))).collect()
 }
 
 /// Takes a sample, and again while it does not count.

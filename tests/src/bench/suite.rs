@@ -94,7 +94,9 @@ impl Size {
         let spec = |streams, small_frames, seconds| stream::Spec { streams, small_frames, seconds };
         match self {
             Self::Quick => vec![spec(1, false, 1)],
-            Self::Full => vec![spec(1, false, 3), spec(8, false, 3), spec(1, true, 3), spec(8, true, 3)],
+            Self::Full => [(1, false), (4, false), (8, false), (1, true), (8, true)]
+                .map(|(streams, small_frames)| spec(streams, small_frames, 3))
+                .to_vec(),
         }
     }
 

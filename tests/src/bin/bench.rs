@@ -133,6 +133,8 @@ fn measure(args: &Args) -> Result<()> {
     if let Some(dir) = &args.charts {
         draw(&outcome, dir)?;
     }
+    let failures = outcome.failures();
+    ensure!(failures.is_empty(), "figures are missing:\n{}", failures.join("\n"));
     Ok(())
 }
 

@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// One case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// Number of connections.
+    /// Number of connections: 1, 4 or 8.
     pub streams: u32,
     /// Whether frames on the wire are no larger than its MTU.
     pub small_frames: bool,
@@ -38,7 +38,11 @@ pub struct Spec {
 impl Spec {
     /// The case of this spec.
     pub fn case(self) -> Case {
-        let workload = if self.streams == 1 { "tcp-stream-1" } else { "tcp-stream-8" };
+        let workload = match self.streams {
+            1 => "tcp-stream-1",
+            4 => "tcp-stream-4",
+            _ => "tcp-stream-8",
+        };
         let (wire, tuning) = if self.small_frames { ("mtu", Tuning::SmallFrames) } else { ("offload", Tuning::Docker) };
         let params = BTreeMap::from([("wire", wire.to_owned())]);
         Case {
