@@ -13,12 +13,16 @@ use flannel_tests::{
         row::{Outcome, Row},
     },
     flanneld::binary,
-    process::output,
+    process::{Process, output},
     require,
     scratch::Scratch,
     skip::Feature,
+    wait::wait_until,
 };
+use nix::sys::signal::Signal;
 
+/// Longer than anything here takes on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
 const BENCH: &str = env!("CARGO_BIN_EXE_bench");
 
 fn row<'a>(outcome: &'a Outcome, workload: &str, arm: &str) -> &'a Row {
@@ -88,6 +92,26 @@ fn two_nodes_measure_from_one_to_the_other() {
             check_measured(&outcome, workload, arm);
         }
     }
+}
+
+#[test]
+fn an_interrupt_ends_the_run_and_leaves_no_hosts_behind() {
+    require!(Feature::Bpf, Feature::Tool("ethtool"));
+    let dir = Scratch::new("interrupt").unwrap();
+    let mut bench = Command::new(BENCH);
+    bench.args(["--quick", "--rounds=1000", "--only=pps-out,kernel-bare"]);
+    with_binaries(&mut bench);
+    let mut bench = Process::spawn(bench, &dir.join("log")).unwrap();
+    let mine = format!("fl-{}-", bench.pid());
+    let hosts = || {
+        let names = fs::read_dir("/run/netns").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(&mine)).count()
+    };
+    wait_until("the hosts of both arms", SOON, || hosts() >= 6).unwrap();
+    bench.signal(Signal::SIGINT).unwrap();
+    let status = bench.wait_exit(SOON).unwrap();
+    assert_eq!((status.code(), hosts()), (Some(1), 0), "{}", bench.log());
+    assert!(bench.log().contains("interrupted; everything that was made is removed"), "{}", bench.log());
 }
 
 #[test]

@@ -66,6 +66,10 @@ impl Store {
     }
 }
 
+/// Size of the flow table: the 65,536 flows of a case are twice as many entries, one for each direction, and what is
+/// measured is the table in use, not the kernel's path of those that found no room.
+const FLOWS: u32 = 262_144;
+
 /// The agents of one arm.
 pub struct Agents {
     /// One per host under test, in order.
@@ -123,5 +127,6 @@ fn configure(flanneld: Flanneld, arm: Arm, shape: Shape, prefix: &str) -> Flanne
         .arg(format!("-fastpath={mode}"))
         .arg(format!("-attach={attach}"))
         .arg(format!("-xdp={xdp}"))
+        .arg(format!("-flows={FLOWS}"))
         .wrapped_by(&["taskset", "-c", "0"])
 }

@@ -7,7 +7,8 @@ use super::{
     table::figure,
 };
 
-/// A table of every row that both runs have; equal machines are not taken for granted, so what differs is said first.
+/// A table of every row that both runs have, and whether the runs agree on the order of the arms; equal machines are not
+/// taken for granted, so what differs is said first.
 pub fn compare(old: &Outcome, new: &Outcome) -> String {
     let mut text = String::new();
     for (name, before, after) in machine_differences(old, new) {
@@ -32,7 +33,31 @@ pub fn compare(old: &Outcome, new: &Outcome) -> String {
     if missing > 0 {
         writeln!(text, "{missing} are in the new run only").ok();
     }
+    let swapped = swapped_arms(old, new);
+    for (title, better, worse) in &swapped {
+        writeln!(text, "order: {title}: {better} was better than {worse}, and is worse now").ok();
+    }
+    if swapped.is_empty() {
+        writeln!(text, "both runs agree on the order of the arms").ok();
+    }
     text
+}
+
+/// Pairs of arms of one workload that the two runs put in opposite order, each beyond its noise.
+fn swapped_arms(old: &Outcome, new: &Outcome) -> Vec<(String, String, String)> {
+    let mut swapped = Vec::new();
+    for (a, b) in new.rows.iter().flat_map(|a| new.rows.iter().map(move |b| (a, b))) {
+        let before = |row: &Row| old.rows.iter().find(|old| old.title() == row.title() && old.arm == row.arm)?.spread();
+        let (Some(a_now), Some(b_now), Some(a_was), Some(b_was)) = (a.spread(), b.spread(), before(a), before(b))
+        else {
+            continue;
+        };
+        let is_worse_now = a.title() == b.title() && verdict(&a_now, &b_now, a.better) == "worse";
+        if is_worse_now && verdict(&a_was, &b_was, a.better) == "better" {
+            swapped.push((a.title(), a.arm.clone(), b.arm.clone()));
+        }
+    }
+    swapped
 }
 
 fn line(row: &Row, what: &str, was: f64, is: f64) -> String {
@@ -95,6 +120,20 @@ mod tests {
             assert!(compare(&old, &new).contains(expected), "{}", compare(&old, &new));
         }
         assert!(compare(&old, &outcome("verified", 0.5, 0.6)).starts_with("worse   pps-out verified"));
+    }
+
+    #[test]
+    fn arms_that_changed_places_are_named() {
+        let both = |a: (f64, f64), b: (f64, f64)| {
+            let mut all = outcome("verified", a.0, a.1);
+            all.rows.extend(outcome("trusted", b.0, b.1).rows);
+            all
+        };
+        let old = both((2.0, 2.2), (1.0, 1.2));
+        let swapped = compare(&old, &both((1.0, 1.2), (2.0, 2.2)));
+        assert!(swapped.contains("order: pps-out: verified was better than trusted, and is worse now"), "{swapped}");
+        let overlapping = compare(&old, &both((1.0, 2.1), (1.0, 2.2)));
+        assert!(overlapping.ends_with("both runs agree on the order of the arms\n"), "{overlapping}");
     }
 
     #[test]

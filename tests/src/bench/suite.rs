@@ -95,7 +95,7 @@ impl Size {
         match self {
             Self::Quick => vec![spec(1, false, 1)],
             Self::Full => [(1, false), (4, false), (8, false), (1, true), (8, true)]
-                .map(|(streams, small_frames)| spec(streams, small_frames, 3))
+                .map(|(streams, small_frames)| spec(streams, small_frames, 2))
                 .to_vec(),
         }
     }
@@ -127,15 +127,7 @@ impl Size {
         match self {
             Self::Quick => vec![(60, 256, 1)],
             Self::Full => {
-                vec![
-                    (60, 256, 1),
-                    (60, 256, 64),
-                    (60, 1, 1),
-                    (60, 65_536, 1),
-                    (60, 65_536, 64),
-                    (512, 256, 1),
-                    (512, 256, 64),
-                ]
+                vec![(60, 256, 1), (60, 256, 64), (60, 1, 1), (60, 65_536, 64), (512, 256, 1)]
             }
         }
     }
