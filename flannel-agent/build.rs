@@ -15,9 +15,10 @@ const LINKED_TOOLCHAIN: &str = "ebpf";
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed=../flannel-common/src");
     println!("cargo:rerun-if-changed=../Cargo.lock");
+    // Every line of the inner cargo would be shown as a warning of this package.
+    set("CARGO_TERM_QUIET", "true");
     let toolchain = if toolchain_works(LINKED_TOOLCHAIN) {
-        // SAFETY: a build script has a single thread until it spawns the compiler below.
-        unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
+        set("RUSTC_BOOTSTRAP", "1");
         Toolchain::Custom(LINKED_TOOLCHAIN)
     } else {
         Toolchain::Nightly
@@ -25,6 +26,12 @@ fn main() -> anyhow::Result<()> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../flannel-ebpf");
     let package = Package { name: "flannel-ebpf", root_dir: root, ..Default::default() };
     build_ebpf([package], toolchain).context("building the BPF programs (cargo xtask setup installs what they need)")
+}
+
+/// Sets a variable for the compiler that is started below.
+fn set(name: &str, value: &str) {
+    // SAFETY: a build script has a single thread until it starts the compiler.
+    unsafe { std::env::set_var(name, value) };
 }
 
 /// Whether rustup knows the toolchain and its compiler runs.
