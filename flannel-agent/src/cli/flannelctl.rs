@@ -68,7 +68,7 @@ pub enum Verb {
     Explain(Explain),
     /// Looks for everything that is known to break container networks; also without a running flanneld
     Doctor(Doctor),
-    /// Detaches the fast path and removes its maps: exactly what flanneld made, of this network or of all
+    /// Detaches the fast path and removes its maps; with --everything all else that flanneld made on this host
     Cleanup(Cleanup),
     /// Completions for a shell, on standard output
     Completions {
@@ -244,6 +244,12 @@ pub struct Cleanup {
     /// Only that of this network; else of every network that is pinned from this network namespace
     #[arg(long, value_name = "CIDR")]
     pub network: Option<Ipv4Net>,
+    /// Also routes, rules, tunnel devices and the subnet file: containers lose the other hosts by it
+    #[arg(long)]
+    pub everything: bool,
+    /// With --everything: where flanneld wrote its subnet, by which its rules and routes are known
+    #[arg(long, value_name = "PATH", default_value = "/run/flannel/subnet.env")]
+    pub subnet_file: PathBuf,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Completions, manual pages and cleanup: what needs no flanneld.
+//! Completions and manual pages.
 
 use std::{fs, path::Path};
 
@@ -6,10 +6,7 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 
 use super::{Outcome, print};
-use crate::{
-    cli::flannelctl::{Cleanup, Flannelctl},
-    fastpath,
-};
+use crate::cli::flannelctl::Flannelctl;
 
 pub(super) fn completions(shell: clap_complete::Shell) -> anyhow::Result<Outcome> {
     let mut text = Vec::new();
@@ -24,15 +21,5 @@ pub(super) fn pages(folder: &Path) -> anyhow::Result<Outcome> {
     clap_mangen::generate_to(Flannelctl::command(), folder)
         .with_context(|| format!("writing manual pages to {}", folder.display()))?;
     print(&format!("manual pages are in {}; read one with man -l\n", folder.display()))?;
-    Ok(Outcome::Well)
-}
-
-/// Takes away what the fast path left in the kernel; routes, rules and files stay, as they are flannel's own.
-pub(super) fn cleanup(what: &Cleanup) -> anyhow::Result<Outcome> {
-    let removed = fastpath::cleanup(&what.pin_dir, what.network).context("removing the fast path")?;
-    print(&format!(
-        "removed {} links, {} filters, {} qdiscs and {} folders of pins; routes and rules stay\n",
-        removed.links, removed.filters, removed.qdiscs, removed.directories
-    ))?;
     Ok(Outcome::Well)
 }

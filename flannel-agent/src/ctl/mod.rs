@@ -1,5 +1,6 @@
 //! What `flannelctl` does with each of its verbs.
 
+mod cleanup;
 mod config;
 mod events;
 mod lease;
@@ -73,7 +74,7 @@ async fn act(typed: &Flannelctl) -> anyhow::Result<Outcome> {
         Verb::Events(follow) => events::run(&client, output, follow.watch).await,
         Verb::Explain(packet) => crate::explain::run(&client, output, packet).await,
         Verb::Doctor(what) => crate::doctor::run(&client, output, what).await,
-        Verb::Cleanup(what) => manual::cleanup(what),
+        Verb::Cleanup(what) => cleanup::run(&client, what).await,
         Verb::Completions { shell } => manual::completions(*shell),
         Verb::Man { folder } => manual::pages(folder),
     }
