@@ -37,6 +37,15 @@ fn systemd_accepts_the_units() {
     assert!(verify("flanneld.service", &unit.replace("Type=notify", "Type=nonsense")).contains("nonsense"));
 }
 
+/// Whatever is required takes those who require it along when it is stopped or restarted.
+#[test]
+fn docker_goes_on_without_the_agent() {
+    let unit = read("flanneld.service");
+    let links = |how: &str| unit.lines().any(|line| line.starts_with(how) && line.contains("docker.service"));
+    assert!(links("WantedBy=") && links("Before="), "{unit}");
+    assert!(!links("RequiredBy=") && !read("docker-flannel.conf").contains("Requires="), "{unit}");
+}
+
 #[test]
 fn the_settings_of_the_seed_deployment_reach_the_command_line() {
     let endpoints = "http://192.0.2.1:2379,http://192.0.2.2:2379,http://192.0.2.3:2379";
