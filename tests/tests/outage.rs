@@ -7,7 +7,12 @@
 #[expect(dead_code, reason = "only the store of it is used here")]
 mod seed;
 
-use std::{fs, net::Ipv4Addr, time::Duration};
+use std::{
+    fs,
+    net::Ipv4Addr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use flannel_tests::{
     flanneld::{Flanneld, HOST_GW, PREFIX, lease_json, lease_key},
@@ -24,6 +29,8 @@ use nix::sys::signal::Signal;
 use crate::seed::Store;
 
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How long the cluster goes without any member of its store.
+const OUTAGE: Duration = Duration::from_mins(1);
 
 /// Two hosts, three etcd members, and a ping between containers that goes on until it is asked what it lost.
 struct Field {
@@ -91,7 +98,7 @@ impl Field {
 }
 
 #[test]
-fn members_die_and_no_packet_is_lost() {
+fn members_die_and_all_are_away_for_a_minute_and_no_packet_is_lost() {
     require!(Feature::Root, Feature::Tool("etcd"), Feature::Tool("ping"));
     let mut field = Field::start();
     // Whichever of them leads: each is killed once.
@@ -103,11 +110,19 @@ fn members_die_and_no_packet_is_lost() {
     for member in 0..3 {
         field.store.etcd.kill(member).unwrap();
     }
+    let dark = Instant::now();
     for node in &field.nodes {
         let gone = || node.state().is_ok_and(|state| !state.store.connected);
         wait_until("the agent to notice that the store is away", PATIENCE, gone).unwrap();
     }
-    field.routes("172.16.240.0/24".parse().unwrap(), true);
+    thread::sleep(OUTAGE.saturating_sub(dark.elapsed()));
+    for node in &field.nodes {
+        let state = node.state().unwrap();
+        assert!(state.ready && !state.store.connected, "{state:?}");
+    }
+    for member in 0..3 {
+        field.routes(format!("172.16.{}.0/24", 240 + member).parse().unwrap(), true);
+    }
     field.store.etcd.start_all().unwrap();
     field.hears_of("172.16.243.0/24");
     assert_eq!(field.lost(), 0, "answers lost");
