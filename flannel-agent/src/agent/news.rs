@@ -2,7 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Error, node::subnets, publish, rules::RulesTask, start, systemd, turn::Agent};
+use super::{
+    Error,
+    node::subnets,
+    publish,
+    rules::{self, RulesTask},
+    start, systemd,
+    turn::Agent,
+};
 use crate::{
     config::{Effect, NetworkConfig, diff},
     events,
@@ -182,9 +189,13 @@ impl Agent<'_> {
     pub(super) async fn start_rules(&mut self, previous: &Previous) {
         let mode = start::firewall_mode(&self.node.config);
         self.rules = None;
-        if let Some(rules) = start::rules(self.flags, &self.node.config, self.node.own) {
-            let firewall = Firewall::new(mode, rules, previous, self.flags.firewall.resync);
+        let rules = start::rules(self.flags, &self.node.config, self.node.own);
+        let wanted = rules.are_wanted();
+        let firewall = Firewall::new(mode, rules, previous, self.flags.firewall.resync);
+        if wanted {
             self.rules = Some(RulesTask::start(firewall, self.events.clone()).await);
+        } else {
+            rules::clear(firewall, &self.events).await;
         }
     }
 

@@ -4,7 +4,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     events::EventLog,
-    kernel::firewall::{Firewall, Report},
+    kernel::firewall::{Firewall, FirewallError, Report},
     state::Warning,
 };
 
@@ -38,6 +38,19 @@ impl RulesTask {
 impl Drop for RulesTask {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Where no rules are wanted: takes away, once, those of a run with other flags. Nothing is left to watch over.
+pub(super) async fn clear(mut firewall: Firewall, events: &EventLog) {
+    match firewall.ensure().await {
+        Ok(report) => {
+            for change in report.changes {
+                events.record("rules", change);
+            }
+        }
+        Err(FirewallError::Missing { .. }) => {}
+        Err(error) => events.fault("rules", format!("no rules are wanted, but some may be left: {error}")),
     }
 }
 

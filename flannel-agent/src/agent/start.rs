@@ -169,17 +169,17 @@ pub(super) fn subnet_file(flags: &Flags, config: &NetworkConfig, own: Subnet, mt
     }
 }
 
-/// The rules for a lease; `None` if none are asked for.
-pub(super) fn rules(flags: &Flags, config: &NetworkConfig, own: Subnet) -> Option<firewall::Rules> {
+/// The rules for a lease.
+pub(super) fn rules(flags: &Flags, config: &NetworkConfig, own: Subnet) -> firewall::Rules {
     let wanted = &flags.firewall;
-    (wanted.masquerade || wanted.forward).then(|| firewall::Rules {
+    firewall::Rules {
         v4: Some(firewall::Overlay { network: config.v4.network, subnet: own.v4 }),
         v6: config.v6.zip(own.v6).map(|(v6, subnet)| firewall::Overlay { network: v6.network, subnet }),
         masquerade: wanted.masquerade,
         forward: wanted.forward,
         random_fully: wanted.random_fully,
         exempt: wanted.exempt.clone(),
-    })
+    }
 }
 
 /// Loads the fast path. An error says why the kernel's routes carry everything.

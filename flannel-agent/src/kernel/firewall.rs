@@ -49,6 +49,13 @@ pub struct Rules {
     pub exempt: Vec<IpNet>,
 }
 
+impl Rules {
+    /// Whether there should be any.
+    pub const fn are_wanted(&self) -> bool {
+        self.masquerade || self.forward
+    }
+}
+
 /// A network and our subnet in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Overlay<N> {

@@ -67,7 +67,7 @@ impl Firewall {
             };
             return Ok(Known { tells, random_fully, waits: false });
         }
-        if !self.rules.masquerade && !self.rules.forward {
+        if !self.rules.are_wanted() {
             return Ok(Known { tells, random_fully: false, waits: false });
         }
         let version = self.programs.run(V4.iptables, &["--version"], "").await?;
@@ -102,7 +102,7 @@ impl Firewall {
     async fn apply(&self, known: Known, report: &mut Report) -> Result<(), FirewallError> {
         match self.mode {
             Mode::Iptables => self.iptables(&self.rules, known, report).await,
-            Mode::Nftables => self.nftables(&self.rules, known, true, report).await,
+            Mode::Nftables => self.nftables(&self.rules, known, self.rules.are_wanted(), report).await,
         }
     }
 
