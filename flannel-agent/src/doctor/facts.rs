@@ -206,6 +206,12 @@ impl Facts {
         self.attached = hooks.map(|name| (name.clone(), fastpath::attached(&name))).collect();
     }
 
+    /// Whether the kernel has the hook's program at the interface, whichever of them the mode runs.
+    pub fn is_attached(&self, interface: &str, hook: &str) -> bool {
+        let there = self.attached.get(interface);
+        there.is_some_and(|programs| programs.iter().any(|(_, found)| fastpath::runs(hook, found)))
+    }
+
     /// Pings the hosts of direct peers, all at once.
     pub async fn ping_peers(&mut self) {
         let node = self.node.iter().flat_map(|node| &node.peers);

@@ -237,7 +237,7 @@ fn hooks(facts: &Facts, ends: (Owner, Owner)) -> Option<Step> {
     for name in wanted {
         let hooks: Vec<_> = node.fastpath.hooks.iter().filter(|hook| is(&hook.program, name)).collect();
         let detached = hooks.iter().find(|hook| {
-            hook.rung == "none" || (hook.rung == "tcx" && !is_attached(facts, &hook.interface, &hook.program))
+            hook.rung == "none" || (hook.rung == "tcx" && !facts.is_attached(&hook.interface, &hook.program))
         });
         match (hooks.first(), detached) {
             (None, _) if node.fastpath.mode == "trusted" => {}
@@ -250,12 +250,6 @@ fn hooks(facts: &Facts, ends: (Owner, Owner)) -> Option<Step> {
         }
     }
     Some(step("hook", words.join(", then ")))
-}
-
-/// Whether the kernel has the program there. It cuts names to 15 bytes.
-fn is_attached(facts: &Facts, interface: &str, program: &str) -> bool {
-    let name = &program[..program.len().min(15)];
-    facts.attached.get(interface).is_some_and(|programs| programs.iter().any(|(_, found)| found == name))
 }
 
 /// The flow asked about, or the busiest between the addresses if no ports were given.

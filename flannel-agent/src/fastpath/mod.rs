@@ -36,7 +36,7 @@ use flannel_common::abi::{Peer, Settings};
 use ipnet::Ipv4Net;
 
 pub use self::{
-    attached::attached,
+    attached::{attached, runs},
     cleanup::{Removed, cleanup},
     error::Error,
     inputs::{Bridge, Endpoint, Inputs, Link, PeerInput},

@@ -62,7 +62,7 @@ pub(super) fn hooks(facts: &Facts) -> Vec<Finding> {
                 let what = format!("{} is not attached to {}: {reason}", hook.program, hook.interface);
                 Some(warning("hook-detached", what, SLOWER, "systemctl restart flanneld"))
             }
-            "tcx" if !is_attached(facts, &hook.interface, &hook.program) => {
+            "tcx" if !facts.is_attached(&hook.interface, &hook.program) => {
                 let what = format!(
                     "{} should be attached to {}, but the kernel has no such program there",
                     hook.program, hook.interface
@@ -73,10 +73,4 @@ pub(super) fn hooks(facts: &Facts) -> Vec<Finding> {
             _ => None,
         })
         .collect()
-}
-
-/// Whether the kernel has the program there. It cuts names to 15 bytes.
-fn is_attached(facts: &Facts, interface: &str, program: &str) -> bool {
-    let name = &program[..program.len().min(15)];
-    facts.attached.get(interface).is_some_and(|programs| programs.iter().any(|(_, found)| found == name))
 }
