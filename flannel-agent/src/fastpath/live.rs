@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use aya::programs::{
@@ -74,9 +74,14 @@ pub(super) fn discard_dead_namespaces(root: &Path) -> Result<(), Error> {
     let dirs = pins::entries(root)?;
     let inode = |path: &Path| path.file_name()?.to_str()?.parse::<u64>().ok();
     let candidates: Vec<_> = dirs.iter().filter_map(|dir| Some((inode(dir)?, dir))).collect();
-    let Some(living) = living_namespaces().ok().filter(|_| !candidates.is_empty()) else { return Ok(()) };
-    for (_, dir) in candidates.iter().filter(|(inode, _)| !living.contains(inode)) {
-        if !has_live_link(dir)? {
+    if candidates.is_empty() {
+        return Ok(());
+    }
+    let Ok(Living { namespaces, complete }) = living_namespaces() else { return Ok(()) };
+    for (_, dir) in candidates.iter().filter(|(inode, _)| !namespaces.contains(inode)) {
+        let links = links(dir)?;
+        // Programs that hang on a clsact qdisc have no links: without any, only the namespace itself can tell.
+        if links.iter().all(|link| !is_attached(link)) && (complete || !links.is_empty()) {
             tracing::debug!(dir = %dir.display(), "removing pins of a network namespace that has gone");
             match fs::remove_dir_all(dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::pin(*dir)(error)),
@@ -87,31 +92,41 @@ pub(super) fn discard_dead_namespaces(root: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn has_live_link(namespace: &Path) -> Result<bool, Error> {
+/// All links that are pinned for a network namespace.
+fn links(namespace: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut links = Vec::new();
     for network in NetworkDir::all_in(namespace)? {
         for version in network.versions()? {
-            if version.links()?.iter().any(|link| is_attached(&link.path)) {
-                return Ok(true);
-            }
+            links.extend(version.links()?.into_iter().map(|link| link.path));
         }
     }
-    Ok(false)
+    Ok(links)
+}
+
+/// Network namespaces that exist.
+struct Living {
+    namespaces: BTreeSet<u64>,
+    /// Whether there are no others, as far as processes and mounts tell.
+    complete: bool,
 }
 
 /// The network namespaces that some process is in, or that are mounted somewhere (as `ip netns` and Docker do).
-fn living_namespaces() -> io::Result<BTreeSet<u64>> {
-    let mut living = BTreeSet::new();
+fn living_namespaces() -> io::Result<Living> {
+    let mut living = Living { namespaces: BTreeSet::new(), complete: true };
     for entry in fs::read_dir("/proc")?.flatten() {
-        // A process that ends meanwhile is no error.
-        if let Ok(meta) = fs::metadata(entry.path().join("ns/net")) {
-            living.insert(meta.ino());
+        match fs::metadata(entry.path().join("ns/net")) {
+            Ok(meta) => living.namespaces.extend([meta.ino()]),
+            // With fewer capabilities than a process has, we may not see where it is, as under systemd.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => living.complete = false,
+            // A process that ends meanwhile is no error.
+            Err(_) => {}
         }
     }
     for line in fs::read_to_string("/proc/thread-self/mountinfo")?.lines() {
         let root: Option<u64> =
             line.split(' ').nth(3).and_then(|root| root.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok());
-        living.extend(root);
+        living.namespaces.extend(root);
     }
-    living.insert(fs::metadata("/proc/thread-self/ns/net")?.ino());
+    living.namespaces.insert(fs::metadata("/proc/thread-self/ns/net")?.ino());
     Ok(living)
 }
