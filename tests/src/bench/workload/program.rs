@@ -121,7 +121,7 @@ fn load(arm: Arm, spec: Spec) -> Result<(Ebpf, &'static str)> {
     }
     let object = Object::built_in();
     let mut loader = EbpfLoader::new();
-    let mut bpf = loader.map_max_entries(map::FLOWS, spec.flows.max(1024) * 2).load(&object.bytes)?;
+    let mut bpf = loader.map_max_entries(map::FLOWS, spec.flows.max(spec.peers).max(1024) * 2).load(&object.bytes)?;
     fill_settings(&mut bpf)?;
     fill_peers(&mut bpf, spec)?;
     let name = if arm == Arm::Verified { program::FROM_PORT } else { program::TRUSTED_FROM_PORT };
