@@ -39,6 +39,20 @@ pub struct NodeState {
     pub warnings: Vec<Warning>,
     /// Passes of the reconcile loop so far.
     pub reconcile: Reconcile,
+    /// Packets that the udp backend's carrier has lost, as of the last pass; none where there is no such carrier.
+    #[serde(default)]
+    pub carrier_lost: Option<CarrierLost>,
+}
+
+/// Packets that the udp backend's carrier could not carry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarrierLost {
+    /// No peer has the destination.
+    pub no_peer: u64,
+    /// The TTL ended here, or it was no IPv4 packet.
+    pub expired: u64,
+    /// The kernel did not take it.
+    pub refused: u64,
 }
 
 /// Our own lease.

@@ -63,6 +63,11 @@ fn three_hosts_reach_one_another_across_a_router() {
             from.containers[0].ns.run(&format!("ping -c1 -W2 -s 0 {target}")).unwrap();
         }
     }
+    let lost = || nodes[0].backend.carrier_lost().unwrap();
+    assert_eq!((lost().no_peer, lost().expired), (0, 0));
+    // Nobody has this subnet.
+    topology.hosts[0].containers[0].ns.run("ping -c1 -W1 10.5.99.2").unwrap_err();
+    assert_eq!(lost().no_peer, 1);
     assert_eq!(nodes[0].backend.mtu(), 1472);
     assert_eq!(nodes[0].backend.advert().backend_type, "");
     let ns = &topology.hosts[0].ns;

@@ -298,8 +298,8 @@ fn fault_10_a_hook_detached() {
     assert_has(
         &text,
         &[
-            "to_uplink should be attached to eth0, but the kernel has no such program there",
-            "remedy: systemctl restart flanneld",
+            "to_uplink should be attached to eth0 (tcx), but the kernel has no such program there",
+            "if not: systemctl restart flanneld",
         ],
     );
     let (_, text) = site.explain();

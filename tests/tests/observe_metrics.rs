@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use flannel_agent::{metrics, state::NodeState};
+use flannel_agent::{
+    metrics,
+    state::{CarrierLost, NodeState},
+};
 use flannel_tests::{require, skip::Feature};
 use observe_common::{Memory, context, memory, node};
 
@@ -53,6 +56,22 @@ fn numbers_are_those_of_the_maps() {
         "flannel_peers{way=\"direct\"} 3.0",
         "flannel_reconcile_failures_total 1",
         "flannel_ready 1.0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
+    }
+}
+
+#[test]
+fn what_the_udp_carrier_lost_is_counted_by_reason() {
+    let (_agent, context) = context(NodeState {
+        carrier_lost: Some(CarrierLost { no_peer: 3, expired: 2, refused: 1 }),
+        ..node(1)
+    });
+    let text = metrics::render(&context);
+    for line in [
+        "flannel_udp_lost_packets_total{reason=\"no_peer\"} 3",
+        "flannel_udp_lost_packets_total{reason=\"expired\"} 2",
+        "flannel_udp_lost_packets_total{reason=\"refused\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
     }
@@ -105,7 +124,7 @@ fn five_thousand_peers_are_scraped_within_50_ms() {
         .min()
         .unwrap();
     println!("5,000 peers: {best:?}");
-    // The promise is for the release profile; unoptimised code is allowed ten times that.
+    // The promise is for optimised code; without, it is allowed ten times that.
     let limit = if cfg!(debug_assertions) { 500 } else { 50 };
     assert!(best < Duration::from_millis(limit), "{best:?}");
 }

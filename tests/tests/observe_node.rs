@@ -267,22 +267,6 @@ fn a_deleted_route_comes_back_and_without_flanneld_it_is_named() {
 }
 
 #[test]
-fn fault_hook_detached_is_named_or_mended() {
-    require!(Feature::Bpf, Feature::Tool("etcd"), Feature::Tool("bpftool"));
-    let cluster = running(&[]);
-    wait_says(&cluster, &["status"], &["to_port", "tcx"]);
-    assert!(detach_everything(&cluster.topology.hosts[0].ns).unwrap() > 0);
-    let (code, text) = ctl(&cluster, 0, &["doctor"]);
-    if code == 0 {
-        // flanneld was faster.
-        let (_, status) = ctl(&cluster, 0, &["status"]);
-        assert_has(&status, &["from_port", "tcx"]);
-    } else {
-        assert_has(&text, &["hook-detached", "remedy: "]);
-    }
-}
-
-#[test]
 fn fault_wrong_etcd_password() {
     require!(Feature::Bpf, Feature::Tool("etcd"), Feature::Tool("unshare"));
     let mut cluster = Cluster::new(Topology::flat(1).unwrap(), HOST_GW).unwrap();

@@ -58,6 +58,34 @@ impl StoreDesk {
     }
 }
 
+impl StoreDesk {
+    /// Refuses a new reservation that its host could not take, or that would harm another node.
+    async fn refuse_unfit(&self, subnet: Ipv4Net, host: Ipv4Addr) -> Result<(), OpsError> {
+        let refuse = |text: String| Err(OpsError::Refused(text));
+        let text = self.store.config().await.map_err(unavailable)?.map(|(text, _)| text).unwrap_or_default();
+        let config = NetworkConfig::parse(&text).map_err(|error| OpsError::Refused(error.to_string()))?;
+        let range = config.range();
+        if range.v6.is_some() {
+            return refuse("a dual-stack lease cannot be reserved before its node has it: start the node first".into());
+        }
+        let wanted = Subnet { v4: subnet, v6: None };
+        if !range.allows(&wanted) {
+            let (min, max, len) = (range.min, range.max, range.len);
+            return refuse(format!("{subnet} is none of the network's subnets: each is a /{len} from {min} to {max}"));
+        }
+        let (leases, unreadable) = self.store.claims().await.map_err(unavailable)?;
+        if let Some(other) = leases.iter().find(|lease| lease.attrs.public_ip == host) {
+            let theirs = other.subnet.v4;
+            return refuse(format!("{host} has {theirs} already: reserve that, or release it while the host is down"));
+        }
+        let mut taken = leases.iter().map(|lease| lease.subnet).chain(unreadable);
+        match taken.find(|taken| taken.overlaps(&wanted)) {
+            Some(taken) => refuse(format!("{subnet} overlaps with {}, which is taken", taken.v4)),
+            None => Ok(()),
+        }
+    }
+}
+
 impl StoreOps for StoreDesk {
     fn leases(&self) -> BoxFuture<'_, Result<Vec<LeaseRow>, OpsError>> {
         Box::pin(self.all())
@@ -76,6 +104,7 @@ impl StoreOps for StoreDesk {
 
     fn reserve(&self, subnet: Ipv4Net, host: Option<Ipv4Addr>) -> BoxFuture<'_, Result<(), OpsError>> {
         Box::pin(async move {
+            let subnet = subnet.trunc();
             let (claimed, attrs) = match (self.find(subnet).await, host) {
                 (Ok(lease), Some(host)) if host != lease.attrs.public_ip => {
                     let text = format!("{subnet} is leased to {}; release it first", lease.attrs.public_ip);
@@ -83,8 +112,13 @@ impl StoreOps for StoreDesk {
                 }
                 (Ok(lease), _) => (lease.subnet, lease.attrs),
                 (Err(OpsError::NotFound(_)), Some(host)) => {
+                    self.refuse_unfit(subnet, host).await?;
                     // The node writes its backend when it takes the reservation.
                     (Subnet { v4: subnet, v6: None }, Attrs::new(host, ""))
+                }
+                (Err(OpsError::NotFound(_)), None) => {
+                    let text = format!("nobody has leased {subnet}; --for ADDRESS says which host it is reserved for");
+                    return Err(OpsError::NotFound(text));
                 }
                 (Err(error), _) => return Err(error),
             };

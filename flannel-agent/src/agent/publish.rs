@@ -75,6 +75,7 @@ fn describe(state: &mut NodeState, node: &Node, peers: &[&Lease]) {
         state.fastpath = fastpath.state();
     }
     state.reconcile = node.reconcile.clone();
+    state.carrier_lost = node.backend.carrier_lost();
     state.warnings.extend(warnings(&node.found, node.own.v4, node.uplink.public_ip, peers));
 }
 

@@ -34,7 +34,7 @@ use crate::{
         netlink::{self, Kind, Netlink},
     },
     lease::{Lease, Subnet},
-    state::PeerWay,
+    state::{CarrierLost, PeerWay},
 };
 
 /// An object in the kernel that we keep for a peer: where it is.
@@ -323,6 +323,14 @@ impl Backend {
             Self::Vxlan(backend) => backend.uplinks(),
             Self::Ipip(backend) => backend.uplinks(),
             Self::Udp(_) | Self::Alloc(_) => Vec::new(),
+        }
+    }
+
+    /// Packets that our own carrier has lost; `None` where the kernel carries them all.
+    pub fn carrier_lost(&self) -> Option<CarrierLost> {
+        match self {
+            Self::Udp(backend) => Some(backend.lost()),
+            Self::HostGw(_) | Self::Vxlan(_) | Self::Ipip(_) | Self::Alloc(_) => None,
         }
     }
 

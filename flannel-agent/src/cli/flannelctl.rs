@@ -152,7 +152,7 @@ pub enum LeaseVerb {
         #[arg(long = "for", value_name = "ADDRESS")]
         host: Option<Ipv4Addr>,
     },
-    /// Deletes a lease; its node, if it lives, takes another
+    /// Deletes the lease of a node that has left; a node that lives takes it again at once
     Release {
         /// Its subnet (172.16.5.0/24)
         subnet: Ipv4Net,

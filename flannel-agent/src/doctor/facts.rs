@@ -1,6 +1,10 @@
 //! Everything that checks look at, read once. What cannot be read is said, and hides only the checks that need it.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
+    path::Path,
+};
 
 use ipnet::Ipv4Net;
 
@@ -15,12 +19,14 @@ use crate::{
     fastpath::{self, Feature},
     kernel::inspect::{self, Link, Neighbour, Ping, Route},
     rules::Ruleset,
-    state::{NodeState, PeerWay},
+    state::{HookState, NodeState, PeerWay},
     subnet_file,
 };
 
 /// Hosts that are pinged without being asked for by name: a large cluster's doctor must not be a storm.
 const PINGED: usize = 64;
+/// A small packet: whatever carries IPv4 carries it (RFC 791).
+pub const SMALL: u32 = 84;
 
 /// What is known of this host.
 #[derive(Debug, Default)]
@@ -65,10 +71,16 @@ pub struct Facts {
     pub features: Vec<Feature>,
     /// Offloads by interface.
     pub offloads: BTreeMap<String, BTreeMap<String, bool>>,
-    /// Programs attached to each interface that should have some: direction and name.
+    /// Networks of which the fast path has something pinned here.
+    pub pinned: BTreeSet<Ipv4Net>,
+    /// Hooks that should be there: the agent's, or, without one, those that an agent has left behind.
+    pub hooks: Vec<HookState>,
+    /// Programs attached to each interface that should have some, as links, filters or XDP: direction and name.
     pub attached: BTreeMap<String, Vec<(&'static str, String)>>,
     /// What pings of peers' hosts came to.
     pub pings: BTreeMap<Ipv4Addr, Ping>,
+    /// The largest packet of the uplink, and what pings of that size came to.
+    pub large_pings: BTreeMap<Ipv4Addr, (u32, Ping)>,
     /// What could not be read, and why.
     pub unread: Vec<String>,
 }
@@ -77,7 +89,7 @@ pub struct Facts {
 const SYSCTLS: [&str; 6] = [
     "net/ipv4/ip_forward",
     "net/ipv4/conf/all/rp_filter",
-    "net/bridge/bridge-nf-call-iptables",
+    super::checks::BRIDGE_SWITCH,
     "net/core/bpf_jit_enable",
     "net/netfilter/nf_conntrack_tcp_be_liberal",
     "kernel/osrelease",
@@ -101,6 +113,7 @@ pub async fn gather(client: &Client, places: &Places) -> Facts {
     facts.uplink = places.iface.clone().or_else(|| facts.find_uplink());
     facts.read_firewall().await;
     facts.read_settings().await;
+    facts.read_hooks().await;
     facts
 }
 
@@ -202,17 +215,41 @@ impl Facts {
             let offloads = self.keep(&format!("offloads of {device}"), read);
             self.offloads.insert(device, offloads);
         }
-        let hooks = self.node.iter().flat_map(|node| &node.fastpath.hooks).map(|hook| hook.interface.clone());
-        self.attached = hooks.map(|name| (name.clone(), fastpath::attached(&name))).collect();
     }
 
-    /// Whether the kernel has the hook's program at the interface, whichever of them the mode runs.
-    pub fn is_attached(&self, interface: &str, hook: &str) -> bool {
-        let there = self.attached.get(interface);
-        there.is_some_and(|programs| programs.iter().any(|(_, found)| fastpath::runs(hook, found)))
+    /// Reads what is attached where a hook should be.
+    async fn read_hooks(&mut self) {
+        let root = Path::new(fastpath::PIN_ROOT);
+        self.pinned = fastpath::pinned_networks(root).unwrap_or_default();
+        self.hooks = match &self.node {
+            Some(node) => node.fastpath.hooks.clone(),
+            None => fastpath::pinned_hooks(root, None).unwrap_or_default(),
+        };
+        let with_filters = self.hooks.iter().any(|hook| hook.rung == "clsact");
+        let names: BTreeSet<String> =
+            self.hooks.iter().map(|hook| hook.interface.clone()).filter(|name| self.link(name).is_some()).collect();
+        for name in names {
+            let mut programs = fastpath::attached(&name);
+            if with_filters {
+                for direction in ["ingress", "egress"] {
+                    let read = inspect::filters(&name, direction).await;
+                    let filters = self.keep(&format!("filters of {name}"), read);
+                    programs.extend(filters.into_iter().map(|filter| (direction, filter)));
+                }
+            }
+            let xdp = self.link(&name).and_then(|link| link.xdp.as_ref()?.prog.as_ref());
+            programs.extend(xdp.and_then(|program| Some(("xdp", fastpath::program_name(program.id)?))));
+            self.attached.insert(name, programs);
+        }
     }
 
-    /// Pings the hosts of direct peers, all at once.
+    /// Whether the kernel has a program of this hook at its interface.
+    pub fn is_attached(&self, hook: &HookState) -> bool {
+        let there = self.attached.get(&hook.interface);
+        there.is_some_and(|programs| programs.iter().any(|(_, name)| fastpath::serves(name, &hook.program)))
+    }
+
+    /// Pings the hosts of direct peers, all at once, with small packets and with the largest.
     pub async fn ping_peers(&mut self) {
         let node = self.node.iter().flat_map(|node| &node.peers);
         let hosts: Vec<Ipv4Addr> =
@@ -224,7 +261,14 @@ impl Facts {
             Some(self.routes.iter().filter(inside).filter_map(|route| route.gateway).take(PINGED).collect())
         };
         let hosts = if self.node.is_some() { hosts } else { gateways().unwrap_or_default() };
-        let pings = futures::future::join_all(hosts.iter().map(|host| inspect::ping(*host, 84))).await;
+        let mtu = self.uplink.as_deref().and_then(|name| self.link(name)).map_or(1500, |link| link.mtu);
+        let ping = |size: u32| {
+            let hosts = &hosts;
+            async move { futures::future::join_all(hosts.iter().map(|host| inspect::ping(*host, size))).await }
+        };
+        let (pings, large) = tokio::join!(ping(SMALL), ping(mtu));
+        let large = hosts.iter().zip(large).filter_map(|(host, ping)| Some((*host, (mtu, ping.ok()?))));
+        self.large_pings = large.collect();
         for (host, ping) in hosts.into_iter().zip(pings) {
             match ping {
                 Ok(ping) => {

@@ -57,6 +57,10 @@ impl Level {
 pub async fn run(client: &Client, output: Output, what: &Doctor) -> anyhow::Result<Outcome> {
     let mut facts = facts::gather(client, &what.places).await;
     facts.ping_peers().await;
+    if what.peer.is_some() {
+        // The probe finds the largest packet itself.
+        facts.large_pings.clear();
+    }
     let mut findings = checks::all(&facts);
     if let Some(peer) = what.peer {
         findings.extend(probe::peer(&facts, peer).await);

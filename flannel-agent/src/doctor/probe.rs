@@ -4,11 +4,12 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{Finding, Level, facts::Facts};
+use super::{
+    Finding, Level,
+    facts::{Facts, SMALL},
+};
 use crate::kernel::inspect::{self, Ping};
 
-/// A small packet: whatever carries IPv4 carries it (RFC 791).
-const SMALL: u32 = 84;
 /// How long a TCP handshake may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 

@@ -236,9 +236,7 @@ fn hooks(facts: &Facts, ends: (Owner, Owner)) -> Option<Step> {
     let mut words = Vec::new();
     for name in wanted {
         let hooks: Vec<_> = node.fastpath.hooks.iter().filter(|hook| is(&hook.program, name)).collect();
-        let detached = hooks.iter().find(|hook| {
-            hook.rung == "none" || (hook.rung == "tcx" && !facts.is_attached(&hook.interface, &hook.program))
-        });
+        let detached = hooks.iter().find(|hook| hook.rung == "none" || !facts.is_attached(hook));
         match (hooks.first(), detached) {
             (None, _) if node.fastpath.mode == "trusted" => {}
             (None, _) => words.push(format!("{name} is attached nowhere")),

@@ -1,23 +1,14 @@
 //! Which programs are attached, as the kernel tells it: for those who doubt the agent.
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use std::collections::BTreeSet;
+
+use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
 use flannel_common::abi::Hook;
 
 use super::{options::Mode, programs};
 
-/// How much of a program's name the kernel keeps.
-const NAME: usize = 15;
-
-/// Whether the kernel calls a program so that the hook of this label runs in some mode and at some interface.
-pub fn runs(label: &str, kernel_name: &str) -> bool {
-    let cut = |name: &'static str| &name[..name.len().min(NAME)];
-    let hooks = Hook::ALL.into_iter().filter(|hook| hook.label() == label);
-    let names = hooks.flat_map(|hook| {
-        [(Mode::Verified, true), (Mode::Verified, false), (Mode::Trusted, true)]
-            .map(|(mode, has_peer)| programs::name(mode, hook, has_peer))
-    });
-    names.flatten().any(|name| cut(name) == kernel_name)
-}
+/// How much of a program's name the kernel keeps, in bytes.
+const NAME_KEPT: usize = 15;
 
 /// Names of the programs that hang on an interface as tcx links, with their direction. The kernel cuts names to 15 bytes.
 ///
@@ -32,21 +23,41 @@ pub fn attached(interface: &str) -> Vec<(&'static str, String)> {
     found
 }
 
+/// The name of a loaded program, cut to 15 bytes; `None` without the right to look, or if it has gone.
+pub fn program_name(id: u32) -> Option<String> {
+    let found = loaded_programs().flatten().find(|program| program.id() == id)?;
+    Some(found.name_as_str()?.to_owned())
+}
+
+/// Whether a program of this name, whole or as the kernel cuts it, is one that the hook with this label runs in some mode.
+pub fn serves(program: &str, label: &str) -> bool {
+    let names: BTreeSet<&str> = Hook::ALL
+        .into_iter()
+        .filter(|hook| hook.label() == label)
+        .flat_map(|hook| {
+            let names = [Mode::Verified, Mode::Trusted].map(|mode| [true, false].map(|peer| (mode, peer)));
+            names.into_iter().flatten().filter_map(move |(mode, peer)| programs::name(mode, hook, peer))
+        })
+        .collect();
+    names.into_iter().any(|name| program == name || program == &name[..name.len().min(NAME_KEPT)])
+}
+
 #[cfg(test)]
 mod tests {
-    use super::runs;
+    use super::serves;
 
     #[test]
-    fn a_hook_is_known_by_the_programs_of_all_modes() {
-        for (label, name, expected) in [
-            ("from_port", "from_port", true),
-            ("from_port", "trusted_from_po", true),
-            ("to_port", "to_port", true),
-            ("to_port", "to_bridge", true),
-            ("to_port", "from_port", false),
-            ("to_uplink", "trusted_from_up", false),
+    fn a_hook_is_served_by_the_programs_of_each_mode() {
+        for (program, label) in [
+            ("from_port", "from_port"),
+            ("trusted_from_po", "from_port"),
+            ("trusted_from_up", "from_uplink"),
+            ("to_bridge", "to_port"),
+            ("trusted_transit", "transit"),
         ] {
-            assert_eq!(runs(label, name), expected, "{name} at {label}");
+            assert!(serves(program, label), "{program} at {label}");
         }
+        assert!(!serves("from_port", "to_port"));
+        assert!(!serves("somebody_else", "from_port"));
     }
 }

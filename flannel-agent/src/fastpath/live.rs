@@ -55,6 +55,17 @@ pub fn pinned_hooks(pin_root: &Path, network: Option<Ipv4Net>) -> Result<Vec<Hoo
     Ok(hooks)
 }
 
+/// The networks of which something is pinned in the calling thread's network namespace.
+pub fn pinned_networks(pin_root: &Path) -> Result<BTreeSet<Ipv4Net>, Error> {
+    let mut networks = BTreeSet::new();
+    for dir in NetworkDir::all(pin_root)? {
+        if !dir.versions()?.is_empty() {
+            networks.extend(dir.network());
+        }
+    }
+    Ok(networks)
+}
+
 fn hook_state(pin: LinkPin) -> HookState {
     let interface = attach::current_name(pin.ifindex);
     let reason = interface.is_none().then(|| "its interface has gone".to_owned());

@@ -36,11 +36,11 @@ use flannel_common::abi::{Peer, Settings};
 use ipnet::Ipv4Net;
 
 pub use self::{
-    attached::{attached, runs},
+    attached::{attached, program_name, serves},
     cleanup::{Removed, cleanup},
     error::Error,
     inputs::{Bridge, Endpoint, Inputs, Link, PeerInput},
-    live::pinned_hooks,
+    live::{pinned_hooks, pinned_networks},
     object::Object,
     options::{Attach, HookKind, Mode, Options, PIN_ROOT, UnknownChoice, Xdp},
     probe::{Feature, probe},

@@ -79,9 +79,27 @@ pub struct Link {
     /// The bridge that it is a port of.
     #[serde(default)]
     pub master: Option<String>,
+    /// The XDP program, in the driver.
+    #[serde(default)]
+    pub xdp: Option<Xdp>,
     /// Addresses, as `ip` shows them.
     #[serde(rename = "addr_info", default)]
     pub addresses: Vec<Address>,
+}
+
+/// What `ip` shows of an interface's XDP program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Xdp {
+    /// The program.
+    #[serde(default)]
+    pub prog: Option<XdpProgram>,
+}
+
+/// An XDP program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct XdpProgram {
+    /// Its number in the kernel.
+    pub id: u32,
 }
 
 /// An IPv4 address of an interface.
@@ -202,6 +220,14 @@ pub async fn offloads(dev: &str) -> Result<BTreeMap<String, bool>, Error> {
     let text = run("ethtool", &["-k", dev]).await?;
     let pairs = text.lines().filter_map(|line| line.split_once(": "));
     Ok(pairs.map(|(name, value)| (name.trim().to_owned(), value.starts_with("on"))).collect())
+}
+
+/// Names of the BPF filters of an interface's clsact qdisc, in a direction (`ingress`, `egress`); none without that qdisc.
+pub async fn filters(dev: &str, direction: &str) -> Result<Vec<String>, Error> {
+    let text = run("tc", &["-j", "filter", "show", "dev", dev, direction]).await?;
+    let filters: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+    let name = |filter: &serde_json::Value| Some(filter["options"]["bpf_name"].as_str()?.to_owned());
+    Ok(filters.iter().filter_map(name).collect())
 }
 
 /// A setting under /proc/sys (`net/ipv4/ip_forward`), without its line break.

@@ -28,6 +28,7 @@ pub(super) fn write(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
         counts().map(|count| ([("hook", count.hook.as_str()), ("reason", count.reason.as_str())], count.bytes)),
     )?;
     per_peer(scrape, page)?;
+    carrier(scrape, page)?;
     maps(scrape, page)
 }
 
@@ -71,6 +72,16 @@ fn per_peer(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
     };
     page.counters("flannel_peer_packets", "Packets to and from each peer, by path", series(|amount| amount.packets))?;
     page.counters("flannel_peer_bytes", "Bytes to and from each peer, by path", series(|amount| amount.bytes))
+}
+
+fn carrier(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {
+    let lost = scrape.node.carrier_lost.iter();
+    page.counters(
+        "flannel_udp_lost_packets",
+        "Packets that the udp backend's carrier could not carry, as of the last comparison; no series with other backends",
+        lost.flat_map(|lost| [("no_peer", lost.no_peer), ("expired", lost.expired), ("refused", lost.refused)])
+            .map(|(reason, count)| ([("reason", reason)], count)),
+    )
 }
 
 fn maps(scrape: &Scrape, page: &mut Page<'_, '_>) -> fmt::Result {

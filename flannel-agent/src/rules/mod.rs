@@ -133,6 +133,16 @@ impl Ruleset {
         named.map(Ipv4Net::addr).next()
     }
 
+    /// Whether some rule sends what comes for this host's own addresses to `subnet`: published ports.
+    pub fn publishes(&self, subnet: Ipv4Net) -> bool {
+        let texts = self.chains.values().flat_map(|chain| &chain.rules).filter(|rule| rule.target == Target::Nat);
+        let mut words = texts.flat_map(|rule| {
+            let after = rule.text.split_once("--to-destination ").or_else(|| rule.text.split_once("dnat to "));
+            after.map(|(_, rest)| rest.split([':', ' ']).next().unwrap_or_default())
+        });
+        words.any(|word| word.parse().is_ok_and(|address: Ipv4Addr| subnet.contains(&address)))
+    }
+
     /// Whether there is no rule at all.
     pub fn is_empty(&self) -> bool {
         self.chains.is_empty()

@@ -55,6 +55,7 @@ pub fn node(peers: u32) -> NodeState {
             remedy: "systemctl restart docker".into(),
         }],
         reconcile: Reconcile { passes: 12, changes: 9, failures: 1, last_us: 1500 },
+        carrier_lost: None,
     }
 }
 

@@ -28,6 +28,7 @@ use nix::{
 use tun_rs::SyncDevice;
 
 use super::{packet, table::Table};
+use crate::state::CarrierLost;
 
 /// Packets per system call, and per turn of one direction.
 const BATCH: usize = 32;
@@ -44,6 +45,17 @@ pub(super) struct Lost {
     pub(super) expired: AtomicU64,
     /// The kernel did not take it.
     pub(super) refused: AtomicU64,
+}
+
+impl Lost {
+    pub(super) fn so_far(&self) -> CarrierLost {
+        let count = |lost: &AtomicU64| lost.load(Ordering::Relaxed);
+        CarrierLost {
+            no_peer: count(&self.no_peer),
+            expired: count(&self.expired),
+            refused: count(&self.refused),
+        }
+    }
 }
 
 /// What both sides of the thread share.
@@ -122,9 +134,7 @@ fn buffers() -> Vec<Vec<u8>> {
 impl Ends {
     fn run(mut self, stop: &EventFd) {
         self.carry(stop);
-        let count = |lost: &AtomicU64| lost.load(Ordering::Relaxed);
-        let Lost { no_peer, expired, refused } = &self.shared.lost;
-        let (no_peer, expired, refused) = (count(no_peer), count(expired), count(refused));
+        let CarrierLost { no_peer, expired, refused } = self.shared.lost.so_far();
         tracing::info!(no_peer, expired, refused, "the udp carrier ended; packets that went nowhere so far");
     }
 

@@ -27,7 +27,7 @@ use crate::{
         netlink::{self, Netlink},
     },
     lease::{Lease, Subnet},
-    state::PeerWay,
+    state::{CarrierLost, PeerWay},
 };
 
 pub(super) const NAME: &str = "udp";
@@ -113,6 +113,11 @@ impl Udp {
         self.running = Some(Running { carrier, ifindex });
         let link = netlink.link_at(ifindex).await.map_err(refused)?;
         link.ok_or_else(|| refused(netlink::Error::NoLink { name: DEVICE.into() }))
+    }
+
+    /// Packets that went nowhere so far.
+    pub(super) fn lost(&self) -> CarrierLost {
+        self.shared.lost.so_far()
     }
 
     pub(super) fn devices(&self) -> Vec<u32> {

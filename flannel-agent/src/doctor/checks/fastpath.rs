@@ -1,7 +1,10 @@
 //! The fast path: nothing is lost without it but speed.
 
 use super::{note, warning};
-use crate::doctor::{Finding, facts::Facts};
+use crate::{
+    doctor::{Finding, facts::Facts},
+    state::HookState,
+};
 
 const SLOWER: &str = "packets take the kernel's way: correct, but several times the work";
 
@@ -53,24 +56,51 @@ pub(super) fn pins(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) fn hooks(facts: &Facts) -> Vec<Finding> {
-    let hooks = facts.node.iter().flat_map(|node| &node.fastpath.hooks);
-    hooks
-        .filter_map(|hook| match hook.rung.as_str() {
-            "none" if hook.program.contains("transit") => None,
-            "none" => {
-                let reason = hook.reason.as_deref().unwrap_or("nobody says why");
-                let what = format!("{} is not attached to {}: {reason}", hook.program, hook.interface);
-                Some(warning("hook-detached", what, SLOWER, "systemctl restart flanneld"))
-            }
-            "tcx" if !facts.is_attached(&hook.interface, &hook.program) => {
-                let what = format!(
-                    "{} should be attached to {}, but the kernel has no such program there",
-                    hook.program, hook.interface
-                );
-                let why = "somebody detached it; packets take the kernel's way: correct, but several times the work";
-                Some(warning("hook-detached", what, why, "systemctl restart flanneld"))
-            }
-            _ => None,
-        })
-        .collect()
+    if facts.node.is_none() {
+        return vec![];
+    }
+    let detached = |hook: &HookState| match hook.rung.as_str() {
+        "none" if hook.program.contains("transit") => None,
+        "none" => {
+            let reason = hook.reason.as_deref().unwrap_or("nobody says why");
+            let what = format!("{} is not attached to {}: {reason}", hook.program, hook.interface);
+            Some(warning("hook-detached", what, SLOWER, "systemctl restart flanneld"))
+        }
+        _ if facts.is_attached(hook) => None,
+        rung => {
+            let (program, interface) = (&hook.program, &hook.interface);
+            let what = format!(
+                "{program} should be attached to {interface} ({rung}), but the kernel has no such program there"
+            );
+            let why = "somebody detached it; packets take the kernel's way: correct, but several times the work";
+            let remedy = "flanneld attaches it again within 10 s; if not: systemctl restart flanneld";
+            Some(warning("hook-detached", what, why, remedy))
+        }
+    };
+    facts.hooks.iter().filter_map(detached).collect()
+}
+
+/// Programs of a network that this node has left.
+pub(super) fn left_behind(facts: &Facts) -> Vec<Finding> {
+    let (Some(_), Some(network)) = (&facts.node, facts.network) else { return vec![] };
+    let old = facts.pinned.iter().filter(|pinned| **pinned != network);
+    old.map(|old| {
+        let what = format!("the fast path of {old} is still pinned and attached, but this node's network is {network}");
+        let why = "an earlier run left it: it does its part of the work for packets of that network only, and takes memory";
+        let remedy = format!("flannelctl cleanup --network {old} (not if another flanneld of this host serves it)");
+        note("old-network", what, why, remedy)
+    })
+    .collect()
+}
+
+/// Trusted mode without anybody who tells it of changes.
+pub(super) fn stale_trust(facts: &Facts) -> Vec<Finding> {
+    let mut programs = facts.attached.values().flatten();
+    if facts.node.is_some() || !programs.any(|(_, name)| name.starts_with("trusted_")) {
+        return vec![];
+    }
+    let what = "the fast path goes on in trusted mode, by the leases of the time when flanneld ended";
+    let why = "it decides by them alone: packets for a subnet that changes hands go to its former host";
+    let remedy = "systemctl start flanneld; or flannelctl cleanup, and the kernel's routes carry everything";
+    vec![warning("trusted-stale", what, why, remedy)]
 }

@@ -1,31 +1,38 @@
 //! The checks: pure functions from facts to findings.
 
+mod bridge;
 mod cluster;
 mod fastpath;
 mod host;
 mod paths;
 
+pub use bridge::SWITCH as BRIDGE_SWITCH;
+
 use super::{Finding, Level, facts::Facts};
 
 /// Every check, in no order that matters.
-const CHECKS: [fn(&Facts) -> Vec<Finding>; 18] = [
+const CHECKS: [fn(&Facts) -> Vec<Finding>; 22] = [
     host::rights,
     host::agent,
     host::forwarding,
     host::bridge_address,
     host::bridge_mtu,
+    bridge::netfilter,
     host::reverse_path,
     host::offloads,
     host::clock,
     fastpath::kernel,
     fastpath::pins,
     fastpath::hooks,
+    fastpath::left_behind,
+    fastpath::stale_trust,
     cluster::store,
     cluster::lease,
     cluster::owners,
     cluster::public_addresses,
     paths::routes,
     paths::next_hops,
+    paths::sizes,
     paths::firewall,
 ];
 

@@ -100,6 +100,20 @@ pub(super) fn next_hops(facts: &Facts) -> Vec<Finding> {
     silent.flat_map(|host| dead(facts, host)).collect()
 }
 
+/// Hosts that get small packets but not those as large as this node's uplink sends.
+pub(super) fn sizes(facts: &Facts) -> Vec<Finding> {
+    let answered = |host| facts.pings.get(host) == Some(&Ping::Answered);
+    let refused = facts.large_pings.iter().filter(|(host, (_, large))| answered(host) && *large != Ping::Answered);
+    refused
+        .map(|(host, (size, _))| {
+            let what = format!("{host} answers small packets, but not those of {size} bytes, which this node sends");
+            let why = "small packets pass and large ones do not: connections open, then hang";
+            let remedy = format!("flannelctl doctor --peer {host} finds the size that passes, and the command");
+            broken("mtu-mismatch", what, why, remedy)
+        })
+        .collect()
+}
+
 /// What a host that does not answer leads nowhere.
 fn dead(facts: &Facts, host: Ipv4Addr) -> Vec<Finding> {
     let failed = facts.neighbours.iter().any(|neighbour| {
