@@ -138,6 +138,7 @@ impl Facts {
                 }
                 self.node = Some(node);
             }
+            Err(error @ Error::Forbidden(_)) => self.unread.push(format!("flanneld: {error}")),
             Err(error) => self.absent = Some(error.to_string()),
         }
         match client.get("/v1/leases").await {

@@ -1,10 +1,11 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use super::{Finding, Level, all};
 use crate::{
     doctor::facts::Facts,
-    kernel::inspect::{Address, Link, Route},
-    state::{NodeState, Warning},
+    fastpath::Feature,
+    kernel::inspect::{Address, Link, Ping, Route},
+    state::{HookState, NodeState, Warning},
 };
 
 /// A host on which nothing is wrong.
@@ -161,6 +162,51 @@ fn a_missing_bpffs_matters_only_to_a_fast_path() {
     off.bpffs.clear();
     off.node.as_mut().unwrap().fastpath.mode = "off".into();
     assert_eq!(all(&off), vec![]);
+}
+
+#[test]
+fn what_the_kernel_lacks_is_found() {
+    let feature = |needed| Feature { name: "bpf", needed, found: Err("operation not permitted".into()) };
+    let needed = found(|facts| facts.features.push(feature(true)));
+    assert_eq!((needed.level, needed.code), (Level::Warning, "kernel-feature"));
+    assert_eq!(found(|facts| facts.features.push(feature(false))).level, Level::Note);
+    assert_eq!(found(|facts| sysctl(facts, "net/core/bpf_jit_enable", "0")).code, "bpf-jit");
+}
+
+#[test]
+fn large_packets_that_do_not_pass_are_found() {
+    let host = Ipv4Addr::new(192, 0, 2, 12);
+    let lost = |facts: &mut Facts, small| {
+        facts.pings.insert(host, small);
+        facts.large_pings.insert(host, (1500, Ping::TooBig(1400)));
+    };
+    let finding = found(|facts| lost(facts, Ping::Answered));
+    assert_eq!((finding.level, finding.code), (Level::Broken, "mtu-mismatch"));
+    let mut silent = healthy();
+    lost(&mut silent, Ping::Silent);
+    assert_eq!(all(&silent), vec![], "who answers nothing says nothing of sizes");
+}
+
+#[test]
+fn hooks_of_every_rung_are_looked_for() {
+    let hook = |rung: &str, program: &str| HookState {
+        interface: "eth0".into(),
+        ifindex: 2,
+        program: program.into(),
+        rung: rung.into(),
+        reason: None,
+    };
+    for (rung, program, there) in
+        [("tcx", "to_uplink", "to_uplink"), ("clsact", "from_uplink", "trusted_from_up"), ("xdp", "transit", "transit")]
+    {
+        let finding = found(|facts| facts.hooks = vec![hook(rung, program)]);
+        assert_eq!(finding.code, "hook-detached", "{rung}");
+        assert!(finding.what.contains(program) && finding.what.contains("eth0"), "{}", finding.what);
+        let mut facts = healthy();
+        facts.hooks = vec![hook(rung, program)];
+        facts.attached.insert("eth0".into(), vec![("ingress", there.into())]);
+        assert_eq!(all(&facts), vec![], "{rung}");
+    }
 }
 
 #[test]
