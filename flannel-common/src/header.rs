@@ -223,7 +223,9 @@ impl Ipv4 {
                 (ports, header, control)
             }
         };
-        let segment = if gso_size == 0 { self.len } else { (IPV4_LEN + header + gso_size) as u16 };
+        // A sender in a container chooses the segment size itself: one that no packet can have must not pass for a small one.
+        let segment = if gso_size == 0 { self.len as u32 } else { IPV4_LEN + header + gso_size };
+        let segment = if segment > u16::MAX as u32 { u16::MAX } else { segment as u16 };
         Ok(Packet { ports, segment, control })
     }
 

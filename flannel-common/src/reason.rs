@@ -122,9 +122,35 @@ impl Reason {
         }
     }
 
-    /// Whether the packet was carried by the fast path.
+    /// Whether the packet was carried by the fast path. Whatever else becomes of a packet, the kernel gets it: a new reason has to
+    /// say here which of the two it is.
+    #[inline(always)]
     pub const fn is_fast(self) -> bool {
-        matches!(self, Self::FastOut | Self::FastIn | Self::FastTransit)
+        match self {
+            Self::FastOut | Self::FastIn | Self::FastTransit => true,
+            Self::NotOurs
+            | Self::NotIpv4
+            | Self::Malformed
+            | Self::Options
+            | Self::Fragment
+            | Self::TtlExpired
+            | Self::Protocol
+            | Self::TcpControl
+            | Self::NoPeer
+            | Self::SourceMismatch
+            | Self::FlowNew
+            | Self::FlowStale
+            | Self::FlowEpoch
+            | Self::FlowMoved
+            | Self::TooBig
+            | Self::Verified
+            | Self::Rewritten
+            | Self::NotSeen
+            | Self::AlreadyFast
+            | Self::NoRoute
+            | Self::FlowTableFull
+            | Self::Disabled => false,
+        }
     }
 }
 

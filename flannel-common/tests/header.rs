@@ -136,7 +136,7 @@ fn check(bytes: &[u8], gso_size: u32) -> Result<(), TestCaseError> {
     if let Ok((ip, packet)) = parsed {
         let header = if bytes[23] == UDP { 8 } else { u32::from(bytes[46] >> 4) * 4 };
         let len = u16::from_be_bytes([bytes[16], bytes[17]]);
-        let segment = if gso_size == 0 { len } else { (IPV4_LEN + header + gso_size) as u16 };
+        let segment = if gso_size == 0 { len } else { u16::try_from(IPV4_LEN + header + gso_size).unwrap_or(u16::MAX) };
         prop_assert_eq!((ip.len, ip.ttl, ip.tos, ip.protocol), (len, bytes[22], bytes[15], bytes[23]));
         prop_assert_eq!(packet.segment, segment);
         let key = ip.key(packet.ports);

@@ -26,7 +26,7 @@ use aya_ebpf::{
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
-use flannel_common::{abi::Hook, flow::Exit, reason::Reason};
+use flannel_common::{abi::Hook, flow::Exit};
 
 use crate::count::{Out, Outcome};
 use crate::packet::{Skb, Xdp};
@@ -71,71 +71,26 @@ pub fn trusted_transit(context: XdpContext) -> u32 {
     xdp_verdict(trusted::at_xdp(&Xdp::new(context.ctx)))
 }
 
-/// Counts an outcome and carries it out.
+/// Counts an outcome and carries it out: every reason that is not fast leaves the packet to the kernel.
 #[inline(always)]
 fn tc_verdict(skb: &Skb, hook: Hook, outcome: Outcome) -> i32 {
     count::outcome(hook, &outcome, count::packets(skb.gso_size(), || skb.gso_segs()));
-    match outcome.reason {
-        Reason::FastOut | Reason::FastIn | Reason::FastTransit => match outcome.out {
-            Out::Link(ifindex) => packet::redirect(ifindex),
-            Out::Peer(ifindex) => packet::redirect_peer(ifindex),
-            Out::Neighbour(ifindex, next_hop) => packet::redirect_neighbour(ifindex, next_hop),
-            Out::Stack => TC_ACT_UNSPEC,
-        },
-        Reason::NotOurs
-        | Reason::NotIpv4
-        | Reason::Malformed
-        | Reason::Options
-        | Reason::Fragment
-        | Reason::TtlExpired
-        | Reason::Protocol
-        | Reason::TcpControl
-        | Reason::NoPeer
-        | Reason::SourceMismatch
-        | Reason::FlowNew
-        | Reason::FlowStale
-        | Reason::FlowEpoch
-        | Reason::FlowMoved
-        | Reason::TooBig
-        | Reason::Verified
-        | Reason::Rewritten
-        | Reason::NotSeen
-        | Reason::AlreadyFast
-        | Reason::NoRoute
-        | Reason::FlowTableFull
-        | Reason::Disabled => TC_ACT_UNSPEC,
+    if !outcome.reason.is_fast() {
+        return TC_ACT_UNSPEC;
+    }
+    match outcome.out {
+        Out::Link(ifindex) => packet::redirect(ifindex),
+        Out::Peer(ifindex) => packet::redirect_peer(ifindex),
+        Out::Neighbour(ifindex, next_hop) => packet::redirect_neighbour(ifindex, next_hop),
+        Out::Stack => TC_ACT_UNSPEC,
     }
 }
 
-/// Counts an outcome and carries it out.
+/// Counts an outcome and carries it out, as above.
 #[inline(always)]
 fn xdp_verdict(outcome: Outcome) -> u32 {
     count::outcome(Hook::Transit, &outcome, 1);
-    match outcome.reason {
-        Reason::FastOut | Reason::FastIn | Reason::FastTransit => XDP_TX,
-        Reason::NotOurs
-        | Reason::NotIpv4
-        | Reason::Malformed
-        | Reason::Options
-        | Reason::Fragment
-        | Reason::TtlExpired
-        | Reason::Protocol
-        | Reason::TcpControl
-        | Reason::NoPeer
-        | Reason::SourceMismatch
-        | Reason::FlowNew
-        | Reason::FlowStale
-        | Reason::FlowEpoch
-        | Reason::FlowMoved
-        | Reason::TooBig
-        | Reason::Verified
-        | Reason::Rewritten
-        | Reason::NotSeen
-        | Reason::AlreadyFast
-        | Reason::NoRoute
-        | Reason::FlowTableFull
-        | Reason::Disabled => XDP_PASS,
-    }
+    if outcome.reason.is_fast() { XDP_TX } else { XDP_PASS }
 }
 
 #[cfg(not(test))]

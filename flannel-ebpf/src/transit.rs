@@ -1,6 +1,6 @@
 //! Packets that come in and go out by the uplink, at XDP.
 
-use flannel_common::abi::path;
+use flannel_common::abi::{Settings, path};
 use flannel_common::flow::{self, Arrival, Entry};
 use flannel_common::header::{ETH_LEN, L2, is_local};
 use flannel_common::{checksum, reason::Reason};
@@ -13,6 +13,15 @@ use crate::packet::{Head, Xdp};
 /// What the uplink receives, verified mode. Notes nothing: what it passes meets `from_uplink` next.
 #[inline(always)]
 pub fn transit(xdp: &Xdp) -> Outcome {
+    enter(xdp, |candidate, settings| {
+        let (ifindex, mac) = (xdp.ifindex(), candidate.frame.mac);
+        attempt(xdp, candidate, &Arrival { ifindex, mac, mark: 0, now: maps::coarse_now() }, settings)
+    })
+}
+
+/// The whole of the hook: `attempt` rewrites a packet that leaves by where it came in, or says why not.
+#[inline(always)]
+pub fn enter(xdp: &Xdp, attempt: impl FnOnce(&Candidate, &Settings) -> Result<Reason, Reason>) -> Outcome {
     let Some(settings) = maps::settings() else {
         return Outcome::slow(Reason::Disabled, xdp.bytes().len());
     };
@@ -25,21 +34,14 @@ pub fn transit(xdp: &Xdp) -> Outcome {
     if is_local(candidate.ip.dst, settings) {
         return Outcome::slow(Reason::NotOurs, bytes);
     }
-    let ifindex = xdp.ifindex();
-    let arrival = Arrival { ifindex, mac: candidate.frame.mac, mark: 0, now: maps::coarse_now() };
-    match attempt(xdp, &candidate, &arrival, settings) {
-        Ok(reason) => Outcome { reason, bytes, out: Out::Link(ifindex) },
+    match attempt(&candidate, settings) {
+        Ok(reason) => Outcome { reason, bytes, out: Out::Link(xdp.ifindex()) },
         Err(reason) => Outcome::slow(reason, bytes),
     }
 }
 
 #[inline(always)]
-fn attempt(
-    xdp: &Xdp,
-    candidate: &Candidate,
-    arrival: &Arrival,
-    settings: &flannel_common::abi::Settings,
-) -> Result<Reason, Reason> {
+fn attempt(xdp: &Xdp, candidate: &Candidate, arrival: &Arrival, settings: &Settings) -> Result<Reason, Reason> {
     let packet = candidate.packet?;
     let key = candidate.ip.key(packet.ports);
     if packet.control {

@@ -2,7 +2,7 @@
 
 use flannel_common::abi::{Endpoint, Peer, Settings, path, peer_kind};
 use flannel_common::flow::{Course, admit_from_port, is_container, live};
-use flannel_common::header::{L2, Mac, Packet, is_local};
+use flannel_common::header::{L2, Mac, Packet};
 use flannel_common::{checksum, reason::Reason};
 
 use crate::candidate::{self, Candidate};
@@ -134,27 +134,12 @@ fn to_container(skb: &Skb, candidate: &Candidate, packet: &Packet) -> Result<Out
 /// What the uplink receives, at XDP.
 #[inline(always)]
 pub fn at_xdp(xdp: &Xdp) -> Outcome {
-    let Some(settings) = maps::settings() else {
-        return Outcome::slow(Reason::Disabled, xdp.bytes().len());
-    };
-    let candidate = match candidate::at_xdp(xdp, settings) {
-        Ok(candidate) => candidate,
-        Err(reason) => return Outcome::slow(reason, xdp.bytes().len()),
-    };
-    let bytes = u32::from(candidate.ip.len);
-    // What is for our own containers goes in by TC.
-    if is_local(candidate.ip.dst, settings) {
-        return Outcome::slow(Reason::NotOurs, bytes);
-    }
-    match reflect(xdp, &candidate, settings) {
-        Ok(()) => Outcome { reason: Reason::FastTransit, bytes, out: Out::Link(xdp.ifindex()) },
-        Err(reason) => Outcome::slow(reason, bytes),
-    }
+    transit::enter(xdp, |candidate, settings| reflect(xdp, candidate, settings))
 }
 
 /// Sends a packet back out of the uplink by the kernel's route, if that is where the route leads.
 #[inline(always)]
-fn reflect(xdp: &Xdp, candidate: &Candidate, settings: &Settings) -> Result<(), Reason> {
+fn reflect(xdp: &Xdp, candidate: &Candidate, settings: &Settings) -> Result<Reason, Reason> {
     let packet = candidate.packet?;
     let ip = &candidate.ip;
     let course = admit(candidate, settings)?;
@@ -169,5 +154,5 @@ fn reflect(xdp: &Xdp, candidate: &Candidate, settings: &Settings) -> Result<(), 
     let l2 = L2::ipv4(&next.mac, &next.own);
     transit::unpadded(xdp, candidate)?.rewrite(&l2, checksum::decrement_ttl(candidate.frame.ip[2]));
     maps::count_peer(course.peer, course.from_peer, true, 1, u64::from(ip.len));
-    Ok(())
+    Ok(Reason::FastTransit)
 }

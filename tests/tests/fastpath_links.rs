@@ -10,7 +10,9 @@ use std::{
 };
 
 use fastpath_stream::Stream;
-use flannel_tests::{cluster::Cluster, flanneld::HOST_GW, require, skip::Feature, traffic::Meter, wait::wait_until};
+use flannel_tests::{
+    cluster::Cluster, flanneld::HOST_GW, require, skip::Feature, topology::Topology, traffic::Meter, wait::wait_until,
+};
 
 /// How long the traffic may stand after the last step of an event.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -139,4 +141,23 @@ fn the_uplink_gets_another_address() {
     require!(Feature::Bpf, Feature::Tool("etcd"));
     let scene = Scene::new();
     scene.event("uplink address changed", "ip addr flush dev eth0; ip addr add 192.0.2.61/24 dev eth0");
+}
+
+#[test]
+fn xdp_leaves_an_uplink_that_gets_vlans() {
+    require!(Feature::Bpf, Feature::Tool("etcd"), Feature::Link("vlan"));
+    let mut cluster = Cluster::new(Topology::flat(2).unwrap(), HOST_GW).unwrap();
+    cluster.nodes = cluster.nodes.into_iter().map(|node| node.arg("-xdp=on")).collect();
+    cluster.start_all().unwrap();
+    let rung = || {
+        let hooks = cluster.nodes[0].state().unwrap().fastpath.hooks;
+        hooks.into_iter().find(|hook| hook.program == "transit").unwrap()
+    };
+    let ns = &cluster.topology.hosts[0].ns;
+    wait_until("XDP", PATIENCE, || rung().rung == "xdp").unwrap();
+    ns.run("ip link add link eth0 name eth0.100 type vlan id 100").unwrap();
+    wait_until("XDP to go", PATIENCE, || rung().reason.is_some_and(|reason| reason.contains("VLANs"))).unwrap();
+    assert!(!ns.run("ip link show dev eth0").unwrap().contains("xdp"));
+    ns.run("ip link del eth0.100").unwrap();
+    wait_until("XDP to come back", PATIENCE, || rung().rung == "xdp").unwrap();
 }

@@ -139,7 +139,7 @@ impl Node {
             uplinks: links
                 .iter()
                 .filter(|l| uplinks.iter().any(|(index, _)| *index == l.ifindex))
-                .map(fastpath::Link::from)
+                .map(|link| fastpath::Link::among(&links, link))
                 .collect(),
             bridges,
             endpoints,

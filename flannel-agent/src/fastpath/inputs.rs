@@ -46,6 +46,8 @@ pub struct Link {
     pub kind: String,
     /// Whether its other end is in another network namespace.
     pub peer_elsewhere: bool,
+    /// Whether VLANs are made of it.
+    pub has_vlans: bool,
 }
 
 /// A bridge with its ports.
@@ -62,6 +64,12 @@ pub struct Bridge {
 }
 
 impl Link {
+    /// An interface among all of its host.
+    pub fn among(links: &[netlink::Link], link: &netlink::Link) -> Self {
+        let is_its_vlan = |other: &netlink::Link| other.kind == "vlan" && other.peer == Some(link.ifindex);
+        Self { has_vlans: links.iter().any(is_its_vlan), ..Self::from(link) }
+    }
+
     /// Whether packets can be handed straight to the other end, past this one.
     pub(super) fn has_peer(&self) -> bool {
         self.peer_elsewhere && (self.kind == "veth" || self.kind == "netkit")
@@ -77,6 +85,7 @@ impl From<&netlink::Link> for Link {
             mac: link.mac,
             kind: link.kind.clone(),
             peer_elsewhere: link.peer_elsewhere,
+            has_vlans: false,
         }
     }
 }

@@ -25,6 +25,8 @@ const NO_ETHERNET: &str = "its packets have no Ethernet header; the kernel's rou
 const VETH_XDP: &str =
     "native XDP on a veth would take segmentation offload from its other end (--xdp=on attaches it nevertheless)";
 
+const VLANS: &str = "VLANs are made of it, and network cards take the tags away before XDP could tell their packets apart; TC carries transit";
+
 /// In the order of attaching: what verifies flows comes before what uses them, so that a mode never runs half.
 const ORDER: [Hook; 5] = [Hook::ToUplink, Hook::ToPort, Hook::FromUplink, Hook::FromPort, Hook::Transit];
 
@@ -65,12 +67,16 @@ fn bridge_itself(bridge: &Bridge) -> Link {
         mac: Some(bridge.mac),
         kind: "bridge".to_owned(),
         peer_elsewhere: false,
+        has_vlans: false,
     }
 }
 
 fn refusal(hook: Hook, options: &Options, link: &Link) -> Option<&'static str> {
     if link.mac.is_none() {
         return Some(NO_ETHERNET);
+    }
+    if hook == Hook::Transit && link.has_vlans {
+        return Some(VLANS);
     }
     (hook == Hook::Transit && link.kind == "veth" && options.xdp == Xdp::Auto).then_some(VETH_XDP)
 }
@@ -84,7 +90,7 @@ mod tests {
 
     fn link(ifindex: u32, kind: &str) -> Link {
         let (name, kind) = (format!("i{ifindex}"), kind.to_owned());
-        Link { ifindex, name, mtu: 1500, mac: Some([2; 6]), kind, peer_elsewhere: ifindex != 12 }
+        Link { ifindex, name, mtu: 1500, mac: Some([2; 6]), kind, peer_elsewhere: ifindex != 12, has_vlans: false }
     }
 
     /// Uplinks 2 (veth) and 3 (tun); bridge 10 with ports 11, 12 (whose other end is here) and the uplink 2.
@@ -121,6 +127,17 @@ mod tests {
         let expected = "trusted_from_uplink@2 trusted_from_uplink@3! trusted_from_port@11 trusted_from_port@12 \
                         trusted_transit@2 trusted_transit@3!";
         check(&options, expected);
+    }
+
+    #[test]
+    fn no_xdp_where_there_are_vlans() {
+        for (xdp, has_vlans, is_refused) in [(Xdp::On, true, true), (Xdp::On, false, false), (Xdp::Auto, true, true)] {
+            let link = Link { has_vlans, ..link(2, "veth") };
+            let refusal = refusal(Hook::Transit, &Options { xdp, ..Options::default() }, &link);
+            assert_eq!(refusal.is_some(), is_refused, "{xdp:?} {has_vlans}");
+        }
+        let link = Link { has_vlans: true, ..link(2, "") };
+        assert_eq!(refusal(Hook::FromUplink, &Options::default(), &link), None, "TC sees the tags");
     }
 
     #[test]
