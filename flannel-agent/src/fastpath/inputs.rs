@@ -66,7 +66,8 @@ pub struct Bridge {
 impl Link {
     /// An interface among all of its host.
     pub fn among(links: &[netlink::Link], link: &netlink::Link) -> Self {
-        let is_its_vlan = |other: &netlink::Link| other.kind == "vlan" && other.peer == Some(link.ifindex);
+        let is_its_vlan =
+            |other: &netlink::Link| other.kind == "vlan" && other.peer == Some(link.ifindex) && !other.peer_elsewhere;
         Self { has_vlans: links.iter().any(is_its_vlan), ..Self::from(link) }
     }
 
@@ -98,5 +99,43 @@ impl From<&netlink::Bridge> for Bridge {
             mac: bridge.mac,
             ports: bridge.ports.iter().map(Link::from).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vlans_are_those_made_of_the_very_interface() {
+        let link = |ifindex, kind: &str, peer, peer_elsewhere| netlink::Link {
+            ifindex,
+            name: format!("i{ifindex}"),
+            kind: kind.to_owned(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            master: None,
+            peer,
+            peer_elsewhere,
+            vxlan: None,
+            tunnel_local: None,
+        };
+        let links = [
+            link(2, "", None, false),
+            link(3, "", None, false),
+            link(4, "", None, false),
+            link(5, "vlan", Some(2), false),
+            // Of an interface with this number in another namespace.
+            link(6, "vlan", Some(3), true),
+            link(7, "vxlan", Some(4), false),
+        ];
+        let with_vlans: Vec<u32> = links
+            .iter()
+            .map(|one| Link::among(&links, one))
+            .filter(|one| one.has_vlans)
+            .map(|one| one.ifindex)
+            .collect();
+        assert_eq!(with_vlans, [2]);
     }
 }
