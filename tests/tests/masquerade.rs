@@ -3,6 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
+#[path = "policy/mod.rs"]
+#[expect(dead_code, reason = "only transfers and counters of it are used here")]
+mod policy;
+
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     time::Duration,
@@ -17,13 +21,14 @@ use flannel_tests::{
     topology::{Container, INTERNET, Topology},
 };
 
+use crate::policy::{PATIENCE, Transfer, carried, meter};
+
 const NFTABLES: &str = r#"{"Network":"172.16.0.0/16","EnableNFTables":true,"Backend":{"Type":"host-gw"}}"#;
 /// A server on the internet that is to see real addresses.
 const PARTNER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 /// A machine beside the hosts that knows the container network by way of the first of them.
 const OFFICE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 5);
-/// For whatever should happen at once but on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const MEGABYTE: u64 = 1 << 20;
 
 /// Two hosts with two containers each, the internet, and the office.
 struct Site {
@@ -114,6 +119,24 @@ fn exempt_networks_see_and_show_real_addresses_by_iptables() {
 fn exempt_networks_see_and_show_real_addresses_by_nftables() {
     require!(Feature::Root, Feature::Bpf, Feature::Tool("etcd"), Feature::Tool("nft"));
     exempt_sources_and_destinations(NFTABLES);
+}
+
+#[test]
+fn what_is_exempt_goes_through_a_host_by_the_fast_path() {
+    require!(Feature::Root, Feature::Bpf, Feature::Tool("etcd"), Feature::Tool("iptables"));
+    let site = Site::start(HOST_GW);
+    let (cluster, office, remote) = (&site.cluster, &site.office, site.cluster.container(1, 0));
+    let meter = meter(cluster, 0);
+    for (client, server) in [(office, remote), (remote, office)] {
+        let transfer = Transfer::start(client, server, server.address, 9000, 9000);
+        transfer.wait_for(MEGABYTE);
+        let through = carried(&meter, || {
+            transfer.wait_for(2 * MEGABYTE);
+        });
+        println!("to {}: {through:?}", server.address);
+        assert!(through.bpf > 100 && through.bpf_percent() >= 80, "to {}: {through:?}", server.address);
+        transfer.finish();
+    }
 }
 
 /// What a run with rules has left goes at the start of one that is asked for none.
