@@ -21,12 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nobody listens.
-    #[error("no flanneld answers on {path} ({source}); is it running? its path is flanneld's -admin-socket")]
+    #[error("no flanneld answers on {path} ({cause}); is it running? its path is flanneld's -admin-socket")]
     Absent {
         /// The socket.
         path: PathBuf,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Not root.
     #[error("{0} is for root alone; run this as root (sudo)")]
@@ -86,9 +86,9 @@ impl Client {
     }
 
     async fn exchange(&self, method: Method, target: &str, body: String) -> Result<(StatusCode, Bytes), Error> {
-        let stream = UnixStream::connect(&self.path).await.map_err(|source| match source.kind() {
+        let stream = UnixStream::connect(&self.path).await.map_err(|cause| match cause.kind() {
             io::ErrorKind::PermissionDenied => Error::Forbidden(self.path.clone()),
-            _ => Error::Absent { path: self.path.clone(), source },
+            _ => Error::Absent { path: self.path.clone(), cause },
         })?;
         let broken = |error: hyper::Error| self.broken(error.to_string());
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;

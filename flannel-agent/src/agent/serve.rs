@@ -10,6 +10,9 @@ use crate::{admin, cli::flanneld::Flags, http};
 /// How long open requests may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How often the peers' counters are looked at.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// The servers, until they are to end.
 pub(super) struct Served(JoinSet<()>);
 
@@ -39,6 +42,7 @@ pub(super) async fn start(
             }
         });
     }
+    tasks.spawn(look_at_peers(context.clone(), shutdown.clone()));
     match admin::listen(&flags.admin_socket).await {
         Ok(listener) => {
             let (context, mut stop) = (context.clone(), shutdown.clone());
@@ -51,4 +55,19 @@ pub(super) async fn start(
         Err(error) => tracing::warn!("flannelctl cannot ask this agent: {error}"),
     }
     Ok(Served(tasks))
+}
+
+/// Looks at the peers' counters now and then, so that it is known when each was last seen once somebody asks.
+async fn look_at_peers(context: admin::Context, mut stop: watch::Receiver<bool>) {
+    let mut looks = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return,
+            _ = looks.tick() => {}
+        }
+        let context = context.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || context.peer_rows()).await {
+            tracing::debug!(error, "cannot see when peers were last heard of");
+        }
+    }
 }

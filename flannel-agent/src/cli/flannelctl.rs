@@ -147,6 +147,7 @@ pub enum LeaseVerb {
     /// Makes a lease a reservation: it never ends by itself
     Reserve {
         /// Its subnet (172.16.5.0/24)
+        #[arg(value_parser = subnet)]
         subnet: Ipv4Net,
         /// Host address that the subnet is for, if nobody has leased it yet
         #[arg(long = "for", value_name = "ADDRESS")]
@@ -155,6 +156,7 @@ pub enum LeaseVerb {
     /// Deletes the lease of a node that has left; a node that lives takes it again at once
     Release {
         /// Its subnet (172.16.5.0/24)
+        #[arg(value_parser = subnet)]
         subnet: Ipv4Net,
     },
     /// Shows the leases of nodes that do not answer a ping, and with --yes deletes them; reservations stay
@@ -163,6 +165,10 @@ pub enum LeaseVerb {
         #[arg(long)]
         yes: bool,
     },
+}
+
+fn subnet(typed: &str) -> Result<Ipv4Net, String> {
+    typed.parse().map_err(|_bad| "a subnet is an address and a length, like 172.16.5.0/24".to_owned())
 }
 
 /// Which packet.

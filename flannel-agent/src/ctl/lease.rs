@@ -4,7 +4,7 @@ use hyper::Method;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{Outcome, lists, print, show::answer};
+use super::{Outcome, lists, show::answer};
 use crate::{
     admin::{LeaseRow, client::Client},
     cli::flannelctl::{LeaseVerb, Output},
@@ -17,15 +17,19 @@ pub(super) async fn run(client: &Client, output: Output, verb: &LeaseVerb) -> an
             let host = host.map_or(String::new(), |host| format!("?host={host}"));
             let target = format!("/v1/leases/{subnet}/reservation{host}");
             client.ask::<()>(Method::PUT, &target, String::new()).await?;
-            print(&format!("{subnet} is reserved\n"))?;
+            done(output, *subnet, "reserved")
         }
         LeaseVerb::Release { subnet } => {
             release(client, *subnet).await?;
-            print(&format!("{subnet} is released\n"))?;
+            done(output, *subnet, "released")
         }
-        LeaseVerb::Reclaim { yes } => return reclaim(client, output, *yes).await,
+        LeaseVerb::Reclaim { yes } => reclaim(client, output, *yes).await,
     }
-    Ok(Outcome::Well)
+}
+
+/// Says what became of a subnet.
+fn done(output: Output, subnet: Ipv4Net, is_now: &str) -> anyhow::Result<Outcome> {
+    answer(output, &serde_json::json!({ "subnet": subnet, "is": is_now }), &format!("{subnet} is {is_now}\n"))
 }
 
 async fn release(client: &Client, subnet: Ipv4Net) -> anyhow::Result<()> {

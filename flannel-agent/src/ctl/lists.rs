@@ -45,11 +45,19 @@ pub(super) fn peers(rows: &[PeerRow], now: u64) -> String {
             sum(row.fast_to, row.slow_to),
             sum(row.fast_from, row.slow_from),
             row.fast_percent().map_or_else(|| "-".to_owned(), |percent| format!("{percent} %")),
-            ago(row.seen_at, now),
+            seen(row, now),
             row.peer.problem.clone().unwrap_or_default(),
         ]);
     }
     if table.is_empty() { "no peers: this node is alone in its cluster\n".to_owned() } else { table.to_string() }
+}
+
+/// When a packet from a peer was last noticed. What came before the agent started was counted, but nobody knows when.
+fn seen(row: &PeerRow, now: u64) -> String {
+    match row.seen_at {
+        None if row.fast_from.packets + row.slow_from.packets > 0 => "-".to_owned(),
+        at => ago(at, now),
+    }
 }
 
 /// Sorts flows, busiest first, and keeps `limit` of them (0: all).

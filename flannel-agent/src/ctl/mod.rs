@@ -6,6 +6,7 @@ mod events;
 mod lease;
 mod lists;
 mod manual;
+mod reasons;
 mod show;
 mod status;
 pub mod table;

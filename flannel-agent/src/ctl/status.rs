@@ -5,7 +5,10 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use super::table::{Table, bytes, duration, packets};
+use super::{
+    reasons::meaning,
+    table::{Table, bytes, duration, packets},
+};
 use crate::{
     http::faults,
     state::{NodeState, PeerWay},
@@ -121,9 +124,9 @@ fn traffic(out: &mut String, counts: &[Count]) -> fmt::Result {
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by_key(|(_, (packets, _))| std::cmp::Reverse(*packets));
-    let mut table = Table::new(["REASON", ">PACKETS", ">BYTES"]);
+    let mut table = Table::new(["REASON", ">PACKETS", ">BYTES", "WHAT HAPPENED"]);
     for (reason, (count, size)) in sums {
-        table.row([reason.to_owned(), packets(count), bytes(size)]);
+        table.row([reason.to_owned(), packets(count), bytes(size), meaning(reason).to_owned()]);
     }
     write!(out, "\n{table}")
 }

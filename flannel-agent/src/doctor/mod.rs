@@ -89,7 +89,7 @@ fn report(findings: &[Finding], facts: &facts::Facts) -> String {
             finding.remedy
         ));
     }
-    if findings.is_empty() {
+    if findings.iter().all(|finding| finding.level == Level::Note) {
         text.push_str("nothing is wrong\n");
     }
     for unread in &facts.unread {

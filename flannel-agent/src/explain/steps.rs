@@ -117,7 +117,11 @@ fn route(facts: &Facts, question: &Question, dst: Owner) -> Step {
         Ok(route) => route,
         Err(error) => {
             let says = format!("the kernel has no route to {}: {error}", question.dst);
-            return lost("route", says, missing(facts, question.dst).unwrap_or_else(|| restart.to_owned()));
+            let remedy = match dst {
+                Owner::Outside => "ip route shows this host's own routes: flannel has no part in this one".to_owned(),
+                _ => missing(facts, question.dst).unwrap_or_else(|| restart.to_owned()),
+            };
+            return lost("route", says, remedy);
         }
     };
     let way = shown(route);
