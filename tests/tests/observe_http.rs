@@ -80,30 +80,34 @@ async fn the_page_needs_nothing_from_outside() {
     assert!(picture.get("flows").is_none(), "flows name containers: not for everyone who reaches the port");
 }
 
+/// Runs chromium on the page of a node, and gives what it prints.
+fn chromium(address: SocketAddr, args: &[&str]) -> String {
+    let profile = Scratch::new("chromium").unwrap();
+    let mut command = Command::new("chromium");
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1400"]);
+    // Time runs ahead in the browser: the page looks several times before it is judged.
+    command.arg("--virtual-time-budget=7000").arg(format!("--user-data-dir={}", profile.path().display()));
+    let output = command.args(args).arg(format!("http://{address}/")).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Takes a picture of the page, kept under this name.
+fn picture(address: SocketAddr, name: &str, args: &[&str]) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/observe");
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join(name);
+    fs::remove_file(&file).unwrap_or_default();
+    chromium(address, &[args, &[&format!("--screenshot={}", file.display())]].concat());
+    let size = fs::metadata(&file).map(|file| file.len()).unwrap_or_default();
+    assert!(size > 20_000, "the picture has {size} bytes");
+    println!("picture: {}", file.display());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_page_draws_the_node_in_chromium() {
     require!(Feature::Tool("chromium"));
     let served = serve(node(18)).await;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/observe");
-    fs::create_dir_all(&folder).unwrap();
-    let picture = folder.join("status.png");
-    fs::remove_file(&picture).unwrap_or_default();
-    let profile = Scratch::new("chromium").unwrap();
-    let chromium = |args: &[&str]| {
-        let mut command = Command::new("chromium");
-        command.args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--window-size=1200,1400",
-        ]);
-        // Time runs ahead in the browser: the page looks several times before it is judged.
-        command.arg("--virtual-time-budget=7000").arg(format!("--user-data-dir={}", profile.path().display()));
-        let output = command.args(args).arg(format!("http://{}/", served.address)).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let page = chromium(&["--dump-dom"]);
+    let page = chromium(served.address, &["--dump-dom"]);
     assert_has(
         &page,
         &[
@@ -120,8 +124,14 @@ async fn the_page_draws_the_node_in_chromium() {
         page.contains("data-looks=\"") && !page.contains("data-looks=\"1\""),
         "the page did not update itself:\n{page}"
     );
-    chromium(&[&format!("--screenshot={}", picture.display())]);
-    let size = fs::metadata(&picture).map(|file| file.len()).unwrap_or_default();
-    assert!(size > 20_000, "the picture has {size} bytes");
-    println!("picture: {}", picture.display());
+    picture(served.address, "status.png", &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_and_large_clusters_are_drawn_in_light_and_dark() {
+    require!(Feature::Tool("chromium"));
+    for (peers, name, scheme) in [(3, "status-3-dark.png", 0), (500, "status-500.png", 1)] {
+        let served = serve(node(peers)).await;
+        picture(served.address, name, &[&format!("--blink-settings=preferredColorScheme={scheme}")]);
+    }
 }
