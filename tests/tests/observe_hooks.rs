@@ -97,7 +97,10 @@ fn a_trusted_fast_path_without_flanneld_is_warned_of() {
     let file = cluster.nodes[0].subnet_file();
     let (code, text) = ctl(&cluster, &["doctor", "--subnet-file", file.to_str().unwrap()]);
     assert_eq!(code, 1, "{text}");
-    assert_has(&text, &["no-flanneld", "trusted-stale: the fast path goes on in trusted mode", "or flannelctl cleanup"]);
+    assert_has(
+        &text,
+        &["no-flanneld", "trusted-stale: the fast path goes on in trusted mode", "or flannelctl cleanup"],
+    );
     let (code, text) = ctl(&cluster, &["cleanup"]);
     assert_eq!(code, 0, "{text}");
     let text = ctl(&cluster, &["doctor", "--subnet-file", file.to_str().unwrap()]).1;

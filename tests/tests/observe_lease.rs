@@ -71,7 +71,10 @@ fn a_reserved_lease_has_no_end_and_stays_so() {
     assert_eq!([mine, other].map(|subnet| ttl_id(&cluster, subnet)), ["0", "0"]);
     // A crash, and a value that the node has to put right.
     cluster.nodes[1].kill().unwrap();
-    cluster.etcd.put(&lease_key(other), &lease_json(cluster.topology.hosts[1].address).replace("host-gw", "vxlan")).unwrap();
+    cluster
+        .etcd
+        .put(&lease_key(other), &lease_json(cluster.topology.hosts[1].address).replace("host-gw", "vxlan"))
+        .unwrap();
     cluster.nodes[1].start_ready(READY).unwrap();
     assert_eq!(cluster.nodes[1].subnet().unwrap(), other);
     assert_has(&cluster.etcd.get(&lease_key(other)).unwrap(), &["host-gw"]);

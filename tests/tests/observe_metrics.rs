@@ -63,10 +63,8 @@ fn numbers_are_those_of_the_maps() {
 
 #[test]
 fn what_the_udp_carrier_lost_is_counted_by_reason() {
-    let (_agent, context) = context(NodeState {
-        carrier_lost: Some(CarrierLost { no_peer: 3, expired: 2, refused: 1 }),
-        ..node(1)
-    });
+    let (_agent, context) =
+        context(NodeState { carrier_lost: Some(CarrierLost { no_peer: 3, expired: 2, refused: 1 }), ..node(1) });
     let text = metrics::render(&context);
     for line in [
         "flannel_udp_lost_packets_total{reason=\"no_peer\"} 3",

@@ -45,7 +45,10 @@ fn mtus_of_bridge_uplink_and_peers() {
     site.run(0, "ip link set docker0 mtu 9000");
     assert_has(
         &site.diagnosis("docker0-mtu", &[]),
-        &["docker0 has MTU 9000, but the way to the peers takes 1500", "remedy: systemctl restart docker with --mtu=1500"],
+        &[
+            "docker0 has MTU 9000, but the way to the peers takes 1500",
+            "remedy: systemctl restart docker with --mtu=1500",
+        ],
     );
     site.run(0, "ip link set docker0 mtu 1500");
     site.run(0, "ip link set eth0 mtu 1400");
@@ -88,7 +91,10 @@ fn rules_that_meet_bridged_packets_or_should() {
     set(0);
     assert_has(
         &site.diagnosis("br-netfilter", &[]),
-        &["forbids traffic between containers of this host, but is not asked", "remedy: modprobe br_netfilter && sysctl"],
+        &[
+            "forbids traffic between containers of this host, but is not asked",
+            "remedy: modprobe br_netfilter && sysctl",
+        ],
     );
     site.run(0, "iptables -F FORWARD");
     let text = site.ctl(&["doctor"]).1;
@@ -96,7 +102,10 @@ fn rules_that_meet_bridged_packets_or_should() {
     site.run(0, "iptables -t nat -A PREROUTING -p tcp --dport 8080 -j DNAT --to-destination 172.16.1.2:80");
     let (exit, text) = site.ctl(&["doctor"]);
     assert_eq!(exit, 0, "{text}");
-    assert_has(&text, &["note    br-netfilter: net.bridge.bridge-nf-call-iptables is not 1, and containers publish ports"]);
+    assert_has(
+        &text,
+        &["note    br-netfilter: net.bridge.bridge-nf-call-iptables is not 1, and containers publish ports"],
+    );
 }
 
 #[test]

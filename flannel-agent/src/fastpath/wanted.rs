@@ -22,8 +22,7 @@ pub(super) struct Want {
 }
 
 const NO_ETHERNET: &str = "its packets have no Ethernet header; the kernel's routes carry them";
-const VETH_XDP: &str =
-    "native XDP on a veth would take segmentation offload from its other end (--xdp=on attaches it nevertheless)";
+const VETH_XDP: &str = "on a veth it would cost its other end segmentation offload; -xdp=on";
 
 const VLANS: &str = "VLANs are made of it, and network cards take the tags away before XDP could tell their packets apart; TC carries transit";
 

@@ -50,11 +50,7 @@ pub(super) struct Lost {
 impl Lost {
     pub(super) fn so_far(&self) -> CarrierLost {
         let count = |lost: &AtomicU64| lost.load(Ordering::Relaxed);
-        CarrierLost {
-            no_peer: count(&self.no_peer),
-            expired: count(&self.expired),
-            refused: count(&self.refused),
-        }
+        CarrierLost { no_peer: count(&self.no_peer), expired: count(&self.expired), refused: count(&self.refused) }
     }
 }
 

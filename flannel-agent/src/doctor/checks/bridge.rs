@@ -28,14 +28,16 @@ pub(super) fn netfilter(facts: &Facts) -> Vec<Finding> {
     let is_on = facts.sysctls.get(SWITCH).map(String::as_str) == Some("1");
     match drop {
         Some(hit) if is_on => {
-            let what =
-                format!("containers of this host cannot reach each other: {} drops it: {}", hit.chain, hit.rule);
+            let what = format!("containers of this host cannot reach each other: {} drops it: {}", hit.chain, hit.rule);
             let why = "net.bridge.bridge-nf-call-iptables is 1, so that rules see what is bridged; meant so if Docker runs with --icc=false";
             let remedy = format!("iptables -I FORWARD -i {0} -o {0} -j ACCEPT", bridge.name);
             vec![note("bridged-dropped", what, why, remedy)]
         }
         Some(hit) => {
-            let what = format!("{} forbids traffic between containers of this host, but is not asked: {}", hit.chain, hit.rule);
+            let what = format!(
+                "{} forbids traffic between containers of this host, but is not asked: {}",
+                hit.chain, hit.rule
+            );
             let why = "net.bridge.bridge-nf-call-iptables is not 1: what is bridged passes no rule, and --icc=false or a policy has no effect inside this host";
             let remedy = "modprobe br_netfilter && sysctl -w net.bridge.bridge-nf-call-iptables=1";
             vec![warning("br-netfilter", what, why, remedy)]

@@ -86,7 +86,8 @@ pub(super) fn left_behind(facts: &Facts) -> Vec<Finding> {
     let old = facts.pinned.iter().filter(|pinned| **pinned != network);
     old.map(|old| {
         let what = format!("the fast path of {old} is still pinned and attached, but this node's network is {network}");
-        let why = "an earlier run left it: it does its part of the work for packets of that network only, and takes memory";
+        let why =
+            "an earlier run left it: it does its part of the work for packets of that network only, and takes memory";
         let remedy = format!("flannelctl cleanup --network {old} (not if another flanneld of this host serves it)");
         note("old-network", what, why, remedy)
     })
