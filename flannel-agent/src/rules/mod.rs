@@ -136,7 +136,7 @@ impl Ruleset {
     /// Whether some rule sends what comes for this host's own addresses to `subnet`: published ports.
     pub fn publishes(&self, subnet: Ipv4Net) -> bool {
         let texts = self.chains.values().flat_map(|chain| &chain.rules).filter(|rule| rule.target == Target::Nat);
-        let mut words = texts.flat_map(|rule| {
+        let mut words = texts.filter_map(|rule| {
             let after = rule.text.split_once("--to-destination ").or_else(|| rule.text.split_once("dnat to "));
             after.map(|(_, rest)| rest.split([':', ' ']).next().unwrap_or_default())
         });
