@@ -10,11 +10,17 @@ use std::{
 };
 
 use flannel_tests::{
-    cluster::Cluster, flanneld::HOST_GW, require, skip::Feature, topology::Topology, traffic::Meter, wait::wait_until,
+    cluster::Cluster,
+    flanneld::HOST_GW,
+    require,
+    skip::Feature,
+    topology::Topology,
+    traffic::{Carried, Meter},
+    wait::wait_until,
 };
 
 /// How long the transfers go on: twice as long as conntrack keeps a UDP flow without an answer.
-const LENGTH: Duration = Duration::from_secs(60);
+const LENGTH: Duration = Duration::from_mins(1);
 /// Each transfer sends one packet in this time: the machine is left to others.
 const PACE: Duration = Duration::from_millis(20);
 /// How often conntrack is asked.
@@ -97,7 +103,7 @@ fn minute(flag: &str) -> Minute {
     }
     glance(&cluster, &mut states, false);
     let carried = meter.map(|meter| meter.read().unwrap().since(before.unwrap_or_default()));
-    Minute { states, fast_percent: carried.map_or(0, |carried| carried.bpf_percent()) }
+    Minute { states, fast_percent: carried.map_or(0, Carried::bpf_percent) }
 }
 
 /// Looks at the entries on both hosts. While traffic flows, none may have come close to its end.

@@ -38,7 +38,7 @@ const PEERS: u32 = 64;
 /// Packets of each flow in a wave.
 const PACKETS: u64 = 2;
 /// Half a minute would be a kernel that does ten thousand packets a second.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// A host with a container, and a generator and a counter at either end.
 struct Scene {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// When to look at the rules again: never, as this ends before.
-const ONCE: Duration = Duration::from_secs(3600);
+const ONCE: Duration = Duration::from_hours(1);
 
 /// Takes away the fast path. Routes, rules and files carry containers' traffic without it, so they go only when asked for.
 pub(super) async fn run(client: &Client, what: &Cleanup) -> anyhow::Result<Outcome> {
