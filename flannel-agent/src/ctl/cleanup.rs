@@ -38,6 +38,11 @@ pub(super) async fn run(client: &Client, what: &Cleanup) -> anyhow::Result<Outco
         ))?;
         return Ok(Outcome::Well);
     }
+    everything(what, &fast).await
+}
+
+/// Takes away all the rest, and says what is still there.
+async fn everything(what: &Cleanup, fast: &str) -> anyhow::Result<Outcome> {
     let previous = subnet_file::read(&what.subnet_file)?;
     let networks = networks(what, &previous);
     if networks.is_empty() {
