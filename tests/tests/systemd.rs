@@ -126,6 +126,18 @@ fn enter(init: u32, script: &str) -> anyhow::Result<String> {
     output(command)
 }
 
+fn starts_with_every_backend(machine: &Machine, cluster: &Cluster) {
+    for config in [
+        r#"{"Network":"172.16.0.0/16","Backend":{"Type":"vxlan"}}"#,
+        r#"{"Network":"172.16.0.0/16","Backend":{"Type":"udp"}}"#,
+        r#"{"Network":"172.16.0.0/16","EnableNFTables":true,"Backend":{"Type":"host-gw"}}"#,
+    ] {
+        cluster.etcd.put(&format!("{PREFIX}/config"), config).unwrap();
+        machine.run("systemctl restart flanneld");
+        assert_eq!(machine.show("ActiveState"), "active", "{config}");
+    }
+}
+
 #[test]
 fn the_unit_has_what_the_agent_needs() {
     require!(Feature::Root, Feature::Bpf, Feature::Tool("etcd"), Feature::Tool("iptables"), Feature::Tool("nft"));
@@ -159,15 +171,7 @@ fn the_unit_has_what_the_agent_needs() {
     let adopted = machine.journal().lines().filter(|line| line.contains("fast path loaded")).count();
     assert_eq!((adopted, machine.journal().matches("links=0").count()), (4, 1), "{}", machine.journal());
 
-    for config in [
-        r#"{"Network":"172.16.0.0/16","Backend":{"Type":"vxlan"}}"#,
-        r#"{"Network":"172.16.0.0/16","Backend":{"Type":"udp"}}"#,
-        r#"{"Network":"172.16.0.0/16","EnableNFTables":true,"Backend":{"Type":"host-gw"}}"#,
-    ] {
-        cluster.etcd.put(&format!("{PREFIX}/config"), config).unwrap();
-        machine.run("systemctl restart flanneld");
-        assert_eq!(machine.show("ActiveState"), "active", "{config}");
-    }
+    starts_with_every_backend(&machine, &cluster);
     assert!(host.run("nft list table ip flannel-ipv4").unwrap().contains("masquerade"));
     wait_until("the route to the peer", PATIENCE, || !route().is_empty()).unwrap();
     machine.run("systemctl stop flanneld");
