@@ -22,7 +22,7 @@ use flannel_tests::{
 use nix::sys::signal::Signal;
 
 /// Longer than anything here takes on a busy machine.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 const BENCH: &str = env!("CARGO_BIN_EXE_bench");
 
 fn row<'a>(outcome: &'a Outcome, workload: &str, arm: &str) -> &'a Row {
