@@ -26,6 +26,10 @@ struct Plan {
     linker_llvm: Option<u32>,
 }
 
+/// What to do where apt has neither Debian's compiler nor an LLVM that is as new as nightly's.
+const NO_COMPILER: &str = "`rustup toolchain install nightly --component rust-src`, `cargo install cargo-binstall`, \
+                           `cargo binstall bpf-linker`, then run this again";
+
 /// Runs the verb; does nothing, in silence but for one line, if nothing is missing.
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !ensure_ready(args.dry_run)? {
@@ -42,17 +46,14 @@ pub(crate) fn ensure_ready(dry_run: bool) -> Result<bool> {
         return Ok(false);
     }
     println!("setup: missing: {}", plan.missing.join(", "));
-    if !dry_run && toolchain::compiler().is_none() {
-        println!("setup: trying rustup for a nightly compiler with its sources");
-        if toolchain::fetch_nightly() {
-            plan = missing();
-        } else {
-            println!("setup: rustup cannot fetch them here; Debian's rustc-web will do");
-        }
-    }
     if !dry_run && plan.lists_are_too_old() && apt::obstacle().is_none() {
         println!("setup: refreshing apt's lists");
         apt::update()?;
+        plan = missing();
+    }
+    if !dry_run && toolchain::compiler().is_none() && !toolchain::apt_has_compiler() {
+        println!("setup: trying rustup for a nightly compiler with its sources");
+        toolchain::fetch_nightly();
         plan = missing();
     }
     print_plan(&plan);
@@ -75,8 +76,9 @@ impl Plan {
     }
 
     fn lists_are_too_old(&self) -> bool {
-        let has_linker_plan = self.linker_llvm.is_some() || toolchain::has_linker();
-        !has_linker_plan || !self.packages.iter().all(|package| toolchain::apt_knows(package))
+        let can_build = toolchain::compiler().is_some() || self.link_compiler;
+        let can_link = self.linker_llvm.is_some() || toolchain::has_linker();
+        !can_build || !can_link || !self.packages.iter().all(|package| toolchain::apt_knows(package))
     }
 }
 
@@ -88,8 +90,10 @@ fn missing() -> Plan {
     }
     if toolchain::compiler().is_none() {
         plan.missing.push("a compiler for BPF".to_owned());
-        plan.packages.extend(toolchain::DEBIAN_COMPILER.map(ToOwned::to_owned));
-        plan.link_compiler = true;
+        plan.link_compiler = toolchain::apt_has_compiler();
+        if plan.link_compiler {
+            plan.packages.extend(toolchain::DEBIAN_COMPILER.map(ToOwned::to_owned));
+        }
     }
     if !toolchain::has_linker() {
         plan.missing.push("bpf-linker".to_owned());
@@ -120,6 +124,7 @@ fn install(plan: &Plan) -> Result<()> {
     if plan.link_compiler {
         check(&mut toolchain::link_command())?;
     }
+    ensure!(toolchain::compiler().is_some(), "no compiler for BPF: {NO_COMPILER}");
     if toolchain::has_linker() {
         return Ok(());
     }
@@ -133,8 +138,6 @@ fn install(plan: &Plan) -> Result<()> {
         None if which("cargo-binstall").is_some() => {
             check(std::process::Command::new("cargo").args(["binstall", "--no-confirm", "bpf-linker"]))
         }
-        None => bail!(
-            "apt has no LLVM that bpf-linker could use: `cargo install cargo-binstall`, then `cargo binstall bpf-linker`"
-        ),
+        None => bail!("apt has no LLVM that bpf-linker could use: {NO_COMPILER}"),
     }
 }

@@ -55,6 +55,7 @@ pub(crate) const PARTS: &[Part] = &[
     tool("capsh", "libcap2-bin", "tests without rights"),
     tool("setpriv", "util-linux", "tests without rights"),
     tool("nsenter", "util-linux", "entering namespaces"),
+    tool("systemd-nspawn", "systemd-container", "tests of the unit under systemd"),
     Part { what: What::StaticBusybox, package: "busybox-static", why: "the containers' image" },
 ];
 
