@@ -24,7 +24,11 @@ const LETTING_GO: Duration = Duration::from_secs(10);
 const VXLAN: &str = r#"{"Network":"172.16.0.0/16","Backend":{"Type":"vxlan"}}"#;
 const NFT: &str = r#"{"Network":"172.16.0.0/16","EnableNFTables":true,"Backend":{"Type":"host-gw"}}"#;
 /// What flanneld sets and does not take back, as it does not know for whom else it matters.
-const SYSCTLS: [&str; 2] = ["net.ipv4.ip_forward", "net.netfilter.nf_conntrack_tcp_be_liberal"];
+const SYSCTLS: [&str; 3] = [
+    "net.ipv4.ip_forward",
+    "net.netfilter.nf_conntrack_tcp_be_liberal",
+    "net.netfilter.nf_conntrack_tcp_timeout_unacknowledged",
+];
 
 #[test]
 fn nothing_is_left_of_host_gw() {

@@ -29,6 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One slow packet in `-revalidate` (5 s) renews an entry; the rest is for a busy machine.
 const RENEWED: u64 = 12;
 
+/// Seconds that conntrack keeps an established connection.
+const ESTABLISHED: u64 = 432_000;
+/// Seconds that it keeps one whose last segment it has not seen acknowledged.
+const UNACKNOWLEDGED: u64 = 300;
+
 const TCP_PORT: u16 = 9000;
 /// A UDP flow that is answered.
 const ASKED_PORT: u16 = 9001;
@@ -79,17 +84,22 @@ fn minute(flag: &str) -> Minute {
         .then(|| Meter::new(&cluster.topology.hosts[0].ns, &cluster.nodes[0].state().unwrap()).unwrap());
     let before = meter.as_ref().map(|meter| meter.read().unwrap());
     let mut states = vec![Vec::new(); 6];
-    glance(&cluster, &mut states, false);
+    glance(&cluster, &mut states, None);
+    // Between a segment and its acknowledgement the kernel alone gives a connection less; our nodes may see many segments
+    // without theirs, and so must not.
+    let tcp_life = if meter.is_some() { ESTABLISHED } else { UNACKNOWLEDGED };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let transfers = scope.spawn(|| transfer(&cluster, &done));
+        // Also when a look fails: the transfers end, or the test would wait for them for ever.
+        let ending = End(&done);
         wait_until("every transfer to have begun", PATIENCE, || is_tracked(&cluster)).unwrap();
         let begun = Instant::now();
         while begun.elapsed() < LENGTH {
-            glance(&cluster, &mut states, true);
+            glance(&cluster, &mut states, Some(tcp_life));
             thread::sleep(GLANCE);
         }
-        done.store(true, Ordering::Relaxed);
+        drop(ending);
         transfers.join().unwrap();
     });
     for host in 0..2 {
@@ -101,18 +111,28 @@ fn minute(flag: &str) -> Minute {
         let invalid = rules.lines().find(|line| line.contains("INVALID")).unwrap();
         assert!(invalid.trim_start().starts_with("0 "), "{flag}: packets were invalid: {invalid}");
     }
-    glance(&cluster, &mut states, false);
+    glance(&cluster, &mut states, None);
     let carried = meter.map(|meter| meter.read().unwrap().since(before.unwrap_or_default()));
     Minute { states, fast_percent: carried.map_or(0, Carried::bpf_percent) }
 }
 
-/// Looks at the entries on both hosts. While traffic flows, none may have come close to its end.
-fn glance(cluster: &Cluster, states: &mut [Vec<String>], flowing: bool) {
-    let flows = [("tcp", TCP_PORT, 432_000), ("udp", ASKED_PORT, 120), ("udp", TOLD_PORT, 30)];
+/// Ends the transfers when it is dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Looks at the entries on both hosts. While traffic flows, none may have come close to its end; `flowing` is the time that a TCP
+/// connection has then.
+fn glance(cluster: &Cluster, states: &mut [Vec<String>], flowing: Option<u64>) {
+    let flows = [("tcp", TCP_PORT, flowing.unwrap_or_default()), ("udp", ASKED_PORT, 120), ("udp", TOLD_PORT, 30)];
     for host in 0..2 {
         for (index, (protocol, port, full)) in flows.into_iter().enumerate() {
             let entry = entry(cluster, host, protocol, port);
-            if flowing {
+            if flowing.is_some() {
                 let entry = entry.as_ref().unwrap_or_else(|| panic!("host {host} forgot {protocol} {port}"));
                 // A UDP flow counts as a stream two seconds after its first answer.
                 let is_young = entry.state == "replied" && entry.left <= 30;

@@ -102,7 +102,7 @@ fn seen_at(columns: u16, rows: u16) -> String {
     // The first second has no rates yet.
     let screen = wait_for("rates on the screen", Duration::from_mins(1), || {
         let screen = tmux.screen();
-        (screen.contains("% fast") && screen.contains("Gb/s")).then_some(screen)
+        ["% fast", "Gb/s", "fast_out"].iter().all(|part| screen.contains(part)).then_some(screen)
     });
     let screen = screen.unwrap_or_else(|error| panic!("{error:#}; the screen is\n{}", tmux.screen()));
     fs::write(kept(&format!("top-{columns}.txt")), &screen).unwrap();

@@ -144,13 +144,14 @@ fn shortcut(
 
 /// Settings of the kernel without which containers do not reach one another. What cannot be set is reported, not fatal.
 fn prepare_kernel(flags: &Flags, events: &EventLog) -> Vec<Warning> {
-    let mut wanted = vec![(sysctl::IP_FORWARD, "1")];
+    let mut wanted = vec![(sysctl::IP_FORWARD, "1".to_owned())];
     if flags.firewall.conntrack_liberal && flags.fastpath.mode != Mode::Off {
-        wanted.push((sysctl::TCP_BE_LIBERAL, "1"));
+        wanted.push((sysctl::TCP_BE_LIBERAL, "1".to_owned()));
+        wanted.extend(sysctl::get(sysctl::TCP_ESTABLISHED).map(|life| (sysctl::TCP_UNACKNOWLEDGED, life)));
     }
     let mut warnings = Vec::new();
     for (name, value) in wanted {
-        match sysctl::set(name, value) {
+        match sysctl::set(name, &value) {
             Ok(Setting::Already | Setting::Absent) => {}
             Ok(Setting::Changed(old)) => events.record("sysctl", format!("{name} set to {value} (was {old})")),
             Err(error) => {

@@ -136,7 +136,7 @@ pub struct FirewallFlags {
     pub resync: Duration,
     /// `-masq-exempt`: sources and destinations that are never masqueraded.
     pub exempt: Vec<IpNet>,
-    /// `-conntrack-liberal`: whether to let the kernel's connection tracking accept TCP segments outside its window.
+    /// `-conntrack-liberal`: whether to let the kernel's connection tracking live with samples of a fast flow.
     pub conntrack_liberal: bool,
 }
 

@@ -64,7 +64,8 @@ async fn everything(what: &Cleanup, fast: &str) -> anyhow::Result<Outcome> {
     print(&format!(
         "{fast}, {rules} changes of rules undone, {routes} routes, {devices} tunnel devices and {}\n\
          what stays: the lease, which ends by itself in a day (flannelctl lease release, from another node, ends it at \
-         once), and net.ipv4.ip_forward and net.netfilter.nf_conntrack_tcp_be_liberal, if flanneld had to set them\n",
+         once), and net.ipv4.ip_forward, net.netfilter.nf_conntrack_tcp_be_liberal and \
+         net.netfilter.nf_conntrack_tcp_timeout_unacknowledged, if flanneld had to set them\n",
         what.subnet_file.display()
     ))?;
     Ok(Outcome::Well)

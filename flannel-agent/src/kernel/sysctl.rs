@@ -7,6 +7,11 @@ use std::{
 
 /// Lets connection tracking accept TCP segments outside its window: it sees a flow again after the fast path carried it.
 pub const TCP_BE_LIBERAL: &str = "net/netfilter/nf_conntrack_tcp_be_liberal";
+/// How long, in seconds, connection tracking keeps a connection of which it saw a segment, but not that segment's
+/// acknowledgement: of a fast flow it sees samples, so that would be nearly every one.
+pub const TCP_UNACKNOWLEDGED: &str = "net/netfilter/nf_conntrack_tcp_timeout_unacknowledged";
+/// How long, in seconds, connection tracking keeps an established connection.
+pub const TCP_ESTABLISHED: &str = "net/netfilter/nf_conntrack_tcp_timeout_established";
 /// Forwarding between IPv4 interfaces, without which no container reaches another host.
 pub const IP_FORWARD: &str = "net/ipv4/ip_forward";
 /// The same for IPv6.
@@ -36,6 +41,11 @@ pub struct SysctlError {
     wanted: String,
     /// What the system answered.
     source: io::Error,
+}
+
+/// The value of a setting, if the kernel has it and shows it.
+pub fn get(name: &str) -> Option<String> {
+    fs::read_to_string(Path::new("/proc/sys").join(name)).ok().map(|text| text.trim().to_owned())
 }
 
 /// Gives a setting (`net/ipv4/ip_forward`) a value unless it has it.

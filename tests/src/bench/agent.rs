@@ -66,10 +66,6 @@ impl Store {
     }
 }
 
-/// Size of the flow table: the 65,536 flows of a case are twice as many entries, one for each direction, and what is
-/// measured is the table in use, not the kernel's path of those that found no room.
-const FLOWS: u32 = 262_144;
-
 /// The agents of one arm.
 pub struct Agents {
     /// One per host under test, in order.
@@ -80,14 +76,16 @@ pub struct Agents {
 
 impl Agents {
     /// Starts an agent on each host and waits until all of them route.
-    pub fn start(arm: Arm, shape: Shape, hosts: &[Netns], store: &mut Store) -> Result<Self> {
+    pub fn start(arm: Arm, shape: Shape, flows: u32, hosts: &[Netns], store: &mut Store) -> Result<Self> {
         let mut leases = Leases::new(store, &format!("/bench/{arm}/{shape:?}"), arm)?;
         leases.write(ROUTED_PEERS)?;
         let mut agents = Self { flannelds: Vec::new(), leases };
         for host in hosts {
             store.connect(host)?;
             let flanneld = Flanneld::new(host, &store.etcd()?.endpoints())?;
-            agents.flannelds.push(configure(flanneld, arm, shape, &agents.leases.prefix));
+            agents
+                .flannelds
+                .push(configure(flanneld, arm, shape, &agents.leases.prefix).arg(format!("-flows={flows}")));
         }
         for flanneld in &mut agents.flannelds {
             flanneld.start()?;
@@ -127,6 +125,5 @@ fn configure(flanneld: Flanneld, arm: Arm, shape: Shape, prefix: &str) -> Flanne
         .arg(format!("-fastpath={mode}"))
         .arg(format!("-attach={attach}"))
         .arg(format!("-xdp={xdp}"))
-        .arg(format!("-flows={FLOWS}"))
         .wrapped_by(&["taskset", "-c", "0"])
 }

@@ -5,6 +5,7 @@
 use std::{fmt::Write as _, fs, time::Duration};
 
 use anyhow::{Context as _, Result};
+use flannel_common::abi::FLOWS_CAPACITY;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
@@ -71,10 +72,15 @@ pub struct Lab {
 impl Lab {
     /// Builds the hosts of `arm`.
     pub fn build(arm: Arm, shape: Shape, store: &mut Store) -> Result<Self> {
-        Self::try_build(arm, shape, store).with_context(|| format!("build the hosts of arm {arm}"))
+        Self::sized(arm, shape, FLOWS_CAPACITY, store)
     }
 
-    fn try_build(arm: Arm, shape: Shape, store: &mut Store) -> Result<Self> {
+    /// Builds the hosts of `arm`, with a flow table of so many entries.
+    pub fn sized(arm: Arm, shape: Shape, flows: u32, store: &mut Store) -> Result<Self> {
+        Self::try_build(arm, shape, flows, store).with_context(|| format!("build the hosts of arm {arm}"))
+    }
+
+    fn try_build(arm: Arm, shape: Shape, flows: u32, store: &mut Store) -> Result<Self> {
         if shape == Shape::Empty {
             let far = Netns::new("empty")?;
             return Ok(Self { arm, shape, agents: None, containers: Vec::new(), hosts: Vec::new(), far, tuning: None });
@@ -93,7 +99,7 @@ impl Lab {
             lab.far.sh(&format!("ip addr add {}/15 dev lo", net::OUTSIDER))?;
         }
         if arm.has_agent() {
-            lab.agents = Some(Agents::start(arm, shape, &lab.hosts, store)?);
+            lab.agents = Some(Agents::start(arm, shape, flows, &lab.hosts, store)?);
         }
         Ok(lab)
     }

@@ -85,7 +85,7 @@ pub static TABLE: &[Flag] = &[
         "conntrack-liberal",
         Kind::Bool(true),
         RULES,
-        "let connection tracking accept TCP segments that it did not see coming",
+        "let connection tracking live with what it sees of a fast flow: samples",
     ),
     flag(
         "fastpath",
