@@ -29,10 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One slow packet in `-revalidate` (5 s) renews an entry; the rest is for a busy machine.
 const RENEWED: u64 = 12;
 
-/// Seconds that conntrack keeps an established connection.
-const ESTABLISHED: u64 = 432_000;
-/// Seconds that it keeps one whose last segment it has not seen acknowledged.
-const UNACKNOWLEDGED: u64 = 300;
+/// A segment is acknowledged within this time, and its entry has its whole life again: until then the kernel gives it 300 s.
+const ACKNOWLEDGED: Duration = Duration::from_secs(1);
 
 const TCP_PORT: u16 = 9000;
 /// A UDP flow that is answered.
@@ -47,6 +45,15 @@ struct Entry {
     state: String,
     /// Seconds that it has left.
     left: u64,
+}
+
+impl Entry {
+    /// Whether it was renewed lately, to its `full` life in seconds.
+    fn lives(&self, full: u64) -> bool {
+        // A UDP flow counts as a stream two seconds after its first answer.
+        let is_young = self.state == "replied" && self.left <= 30;
+        is_young || self.left + RENEWED >= full
+    }
 }
 
 #[test]
@@ -84,10 +91,7 @@ fn minute(flag: &str) -> Minute {
         .then(|| Meter::new(&cluster.topology.hosts[0].ns, &cluster.nodes[0].state().unwrap()).unwrap());
     let before = meter.as_ref().map(|meter| meter.read().unwrap());
     let mut states = vec![Vec::new(); 6];
-    glance(&cluster, &mut states, None);
-    // Between a segment and its acknowledgement the kernel alone gives a connection less; our nodes may see many segments
-    // without theirs, and so must not.
-    let tcp_life = if meter.is_some() { ESTABLISHED } else { UNACKNOWLEDGED };
+    glance(&cluster, &mut states, false);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let transfers = scope.spawn(|| transfer(&cluster, &done));
@@ -96,7 +100,7 @@ fn minute(flag: &str) -> Minute {
         wait_until("every transfer to have begun", PATIENCE, || is_tracked(&cluster)).unwrap();
         let begun = Instant::now();
         while begun.elapsed() < LENGTH {
-            glance(&cluster, &mut states, Some(tcp_life));
+            glance(&cluster, &mut states, true);
             thread::sleep(GLANCE);
         }
         drop(ending);
@@ -111,7 +115,7 @@ fn minute(flag: &str) -> Minute {
         let invalid = rules.lines().find(|line| line.contains("INVALID")).unwrap();
         assert!(invalid.trim_start().starts_with("0 "), "{flag}: packets were invalid: {invalid}");
     }
-    glance(&cluster, &mut states, None);
+    glance(&cluster, &mut states, false);
     let carried = meter.map(|meter| meter.read().unwrap().since(before.unwrap_or_default()));
     Minute { states, fast_percent: carried.map_or(0, Carried::bpf_percent) }
 }
@@ -125,19 +129,18 @@ impl Drop for End<'_> {
     }
 }
 
-/// Looks at the entries on both hosts. While traffic flows, none may have come close to its end; `flowing` is the time that a TCP
-/// connection has then.
-fn glance(cluster: &Cluster, states: &mut [Vec<String>], flowing: Option<u64>) {
-    let flows = [("tcp", TCP_PORT, flowing.unwrap_or_default()), ("udp", ASKED_PORT, 120), ("udp", TOLD_PORT, 30)];
+/// Looks at the entries on both hosts. While traffic flows, none may have come close to its end.
+fn glance(cluster: &Cluster, states: &mut [Vec<String>], flowing: bool) {
+    let flows = [("tcp", TCP_PORT, 432_000), ("udp", ASKED_PORT, 120), ("udp", TOLD_PORT, 30)];
     for host in 0..2 {
         for (index, (protocol, port, full)) in flows.into_iter().enumerate() {
-            let entry = entry(cluster, host, protocol, port);
-            if flowing.is_some() {
-                let entry = entry.as_ref().unwrap_or_else(|| panic!("host {host} forgot {protocol} {port}"));
-                // A UDP flow counts as a stream two seconds after its first answer.
-                let is_young = entry.state == "replied" && entry.left <= 30;
-                assert!(is_young || entry.left + RENEWED >= full, "host {host}: {protocol} {port}: {entry:?}");
+            let look = || entry(cluster, host, protocol, port);
+            if flowing {
+                let lives = || look().is_some_and(|entry| entry.lives(full));
+                wait_until("an entry with its life before it", ACKNOWLEDGED, lives)
+                    .unwrap_or_else(|_late| panic!("host {host}: {protocol} {port}: {:?}", look()));
             }
+            let entry = look();
             let state = entry.map_or_else(|| "none".to_owned(), |entry| entry.state);
             let seen = &mut states[host * 3 + index];
             if seen.last() != Some(&state) {
