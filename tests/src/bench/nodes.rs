@@ -23,7 +23,7 @@ use super::{
     counters::{Witness, forwarded},
     lab::pinned,
     row::{Row, compare_with_baseline},
-    run::is_interrupted,
+    run::{is_interrupted, take},
     sample::Sample,
     sink::{Hook, Sink},
     workload::{
@@ -201,7 +201,7 @@ pub fn run(nodes: &Nodes, cases: &[Case], bench: &Bench) -> Result<Vec<Row>> {
             for (arm, taken) in &mut samples {
                 ensure!(!is_interrupted(), "interrupted; everything that was made is removed");
                 switch.set(*arm != Arm::KernelRules)?;
-                taken.push(measure(case, *arm, &guest, &peer, bench)?);
+                taken.extend(take(|| measure(case, *arm, &guest, &peer, bench))?);
             }
         }
         let mut table: Vec<Row> = samples.iter().map(|(arm, taken)| Row::of(case, *arm, taken)).collect();

@@ -116,7 +116,7 @@ fn run_case(plan: &Plan, case: &Case, labs: &mut Labs, bench: &mut Bench, progre
             if missing.contains_key(arm) {
                 continue;
             }
-            match take(case, lab, bench) {
+            match take(|| case.measure(lab, bench)) {
                 Ok(taken) => samples.entry(*arm).or_default().extend(taken),
                 Err(error) => {
                     missing.insert(*arm, Row::failed(case, *arm, &format!("{error:#}")));
@@ -143,10 +143,10 @@ fn unfit(plan: &Plan, case: &Case, labs: &Labs) -> BTreeMap<Arm, Row> {
 }
 
 /// Takes a sample, and again while it does not count.
-fn take(case: &Case, lab: &mut Lab, bench: &mut Bench) -> Result<Vec<Sample>> {
+pub fn take(mut measure: impl FnMut() -> Result<Sample>) -> Result<Vec<Sample>> {
     let mut taken = Vec::new();
     loop {
-        let sample = case.measure(lab, bench)?;
+        let sample = measure()?;
         let is_valid = sample.invalid.is_none();
         taken.push(sample);
         if is_valid || taken.len() > RETAKES {

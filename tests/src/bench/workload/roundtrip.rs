@@ -2,14 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{Bench, Case, Kind, check_way};
 use crate::bench::{
@@ -22,6 +22,10 @@ use crate::bench::{
 
 /// How long an answer may take before it is taken for lost.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the answer to a first datagram may take before another one is sent.
+const GREETING: Duration = Duration::from_millis(200);
+/// How long a server that does not listen yet is left alone.
+const PAUSE: Duration = Duration::from_millis(5);
 /// What ends a server of UDP.
 const END: [u8; 2] = [0, 0];
 
@@ -99,20 +103,22 @@ pub fn measure(spec: Spec, lab: &Lab, bench: &Bench) -> Result<Sample> {
     })
 }
 
-/// How long each round trip took, and all of them together.
+/// How long each round trip took, all of them together, and how many datagrams or answers were lost.
 pub struct Laps {
     each: Vec<Duration>,
     total: Duration,
+    lost: usize,
 }
 
-/// Rate, median and 99th percentile.
+/// Rate, median and 99th percentile; with anything lost it does not count, for the time is that of waiting.
 pub fn describe(mut laps: Laps) -> Option<Sample> {
     laps.each.sort_unstable();
     let count = laps.each.len();
     let percentile = |percent: usize| laps.each.get((count * percent / 100).min(count.checked_sub(1)?)).copied();
     let microseconds = |time: Duration| time.as_secs_f64() * 1e6;
     let (p50, p99) = (microseconds(percentile(50)?), microseconds(percentile(99)?));
-    Some(Sample::new(count as f64 / laps.total.as_secs_f64()).with("p50_us", p50).with("p99_us", p99))
+    let sample = Sample::new(count as f64 / laps.total.as_secs_f64()).with("p50_us", p50).with("p99_us", p99);
+    Some(sample.invalid_if(laps.lost > 0, || format!("{} datagrams were lost", laps.lost)))
 }
 
 /// Serves one client, and says when it listens.
@@ -170,18 +176,22 @@ pub fn ask(exchange: Exchange, target: Ipv4Addr, time: Duration) -> Result<Laps>
     let target = SocketAddrV4::new(target, exchange.port());
     match exchange {
         Exchange::Udp => {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            socket.connect(target)?;
-            socket.set_read_timeout(Some(PATIENCE))?;
+            let mut socket = greet(target)?;
+            let mut lost = 0;
             let laps = lap(time, || {
-                socket.send(&[1])?;
-                socket.recv(&mut [0; 16]).context("a datagram was lost").map(drop)
+                if let Err(error) = exchange_datagram(&socket) {
+                    ensure!(error.kind() == ErrorKind::WouldBlock, "exchange a datagram: {error}");
+                    lost += 1;
+                    // An answer that comes late after all must not be taken for that of the next.
+                    socket = greet(target)?;
+                }
+                Ok(())
             });
             socket.send(&END)?;
-            laps
+            Ok(Laps { lost, ..laps? })
         }
         Exchange::Tcp => {
-            let mut stream = connect_first(target)?;
+            let mut stream = greet_stream(target)?;
             lap(time, || exchange_byte(&mut stream))
         }
         Exchange::Connection => {
@@ -189,7 +199,7 @@ pub fn ask(exchange: Exchange, target: Ipv4Addr, time: Duration) -> Result<Laps>
                 exchange_byte(&mut stream)?;
                 stream.read(&mut [0]).context("wait for the server to close").map(drop)
             };
-            whole(connect_first(target)?)?;
+            patiently(|| whole(connect(target)?))?;
             let laps = lap(time, || whole(connect(target)?));
             // A connection without a byte ends the server.
             connect(target).map(drop)?;
@@ -198,15 +208,42 @@ pub fn ask(exchange: Exchange, target: Ipv4Addr, time: Duration) -> Result<Laps>
     }
 }
 
-/// The first connection: a server that has just served somebody else may not listen again yet.
-fn connect_first(target: SocketAddrV4) -> Result<TcpStream> {
-    let mut stream = connect(target);
+/// Repeats the first exchange with a server until it succeeds: one that has just served somebody else may not listen again
+/// yet, and what reaches it while it closes is lost.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
-    while stream.is_err() && start.elapsed() < PATIENCE {
-        thread::sleep(Duration::from_millis(5));
-        stream = connect(target);
+    loop {
+        match attempt() {
+            Err(_) if start.elapsed() < PATIENCE => thread::sleep(PAUSE),
+            outcome => return outcome,
+        }
     }
-    stream
+}
+
+/// A socket of which the server has answered a datagram.
+fn greet(target: SocketAddrV4) -> Result<UdpSocket> {
+    patiently(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect(target)?;
+        socket.set_read_timeout(Some(GREETING))?;
+        exchange_datagram(&socket).context("wait for the first answer")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    })
+}
+
+fn exchange_datagram(socket: &UdpSocket) -> io::Result<()> {
+    socket.send(&[1])?;
+    socket.recv(&mut [0; 16]).map(drop)
+}
+
+/// A connection on which the server has answered a byte.
+fn greet_stream(target: SocketAddrV4) -> Result<TcpStream> {
+    patiently(|| {
+        let mut stream = connect(target)?;
+        exchange_byte(&mut stream)?;
+        Ok(stream)
+    })
 }
 
 fn connect(target: SocketAddrV4) -> Result<TcpStream> {
@@ -236,7 +273,7 @@ fn lap(time: Duration, mut round_trip: impl FnMut() -> Result<()>) -> Result<Lap
         each.push(now - last);
         last = now;
     }
-    Ok(Laps { each, total: last - start })
+    Ok(Laps { each, total: last - start, lost: 0 })
 }
 
 #[cfg(test)]
@@ -246,9 +283,13 @@ mod tests {
     #[test]
     fn percentiles_of_a_hundred() {
         let each = (1..=100).rev().map(Duration::from_micros).collect();
-        let sample = describe(Laps { each, total: Duration::from_millis(10) }).unwrap();
+        let total = Duration::from_millis(10);
+        let sample = describe(Laps { each, total, lost: 0 }).unwrap();
         let p = |name: &str| sample.extras[name].round();
         assert_eq!((sample.value.round(), p("p50_us"), p("p99_us")), (10_000.0, 51.0, 100.0));
-        assert!(describe(Laps { each: Vec::new(), total: Duration::ZERO }).is_none());
+        assert_eq!(sample.invalid, None);
+        assert!(describe(Laps { each: Vec::new(), total: Duration::ZERO, lost: 0 }).is_none());
+        let lossy = describe(Laps { each: vec![total], total, lost: 1 }).unwrap();
+        assert_eq!(lossy.invalid.as_deref(), Some("1 datagrams were lost"));
     }
 }
