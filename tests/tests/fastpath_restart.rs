@@ -171,6 +171,29 @@ fn damaged_pins_are_made_again() {
 }
 
 #[test]
+fn pins_removed_under_a_living_agent_come_back() {
+    require!(Feature::Bpf);
+    let (topology, pins) = (two_hosts(), PinRoot::new());
+    let ns = &topology.hosts[0].ns;
+    let inputs = with_peer(inputs(&topology, 0), 7);
+    let mut fastpath = start(ns, &options(&pins), &inputs);
+    let (first_maps, first_links, shown) = (maps(&pins), links(&pins), attached(ns));
+    let dir = fastpath.state().pin_dir;
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(attached(ns), shown, "the agent holds its links");
+    assert_eq!(sync(ns, &mut fastpath, &inputs), []);
+    assert_eq!((maps(&pins), links(&pins), attached(ns)), (first_maps, first_links, shown.clone()));
+
+    // With nowhere to pin anything, everything goes on unpinned, and says so.
+    ns.enter(|| cleanup(pins.path(), None)).unwrap().unwrap();
+    let in_the_way = aya::maps::HashMap::<MapData, u32, u32>::create(1, 0).unwrap();
+    in_the_way.pin(pins.path()).unwrap();
+    let warnings = sync(ns, &mut fastpath, &inputs);
+    assert!(warnings.iter().any(|warning| warning.text.contains("Not a directory")), "{warnings:?}");
+    assert_eq!(attached(ns), shown);
+}
+
+#[test]
 fn namespaces_that_share_a_bpffs_do_not_meet() {
     require!(Feature::Bpf);
     let (topology, pins) = (two_hosts(), PinRoot::new());

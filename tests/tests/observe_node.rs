@@ -173,6 +173,9 @@ fn cleanup_takes_the_fast_path_away_and_leaves_the_routes() {
     require!(Feature::Bpf, Feature::Tool("etcd"));
     let mut cluster = running(&[]);
     cluster.wait_ping(0, cluster.container(1, 0).address, SOON).unwrap();
+    let (code, text) = ctl(&cluster, 0, &["cleanup"]);
+    assert_eq!(code, 1, "{text}");
+    assert_has(&text, &["flanneld is running"]);
     cluster.nodes[0].stop().unwrap();
     let (code, text) = ctl(&cluster, 0, &["cleanup"]);
     assert_eq!(code, 0, "{text}");

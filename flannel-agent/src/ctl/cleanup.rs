@@ -15,6 +15,7 @@ use crate::{
         firewall::{Firewall, Mode, Overlay, Rules},
         netlink::{Netlink, Scope},
     },
+    state::NodeState,
     subnet_file::{self, Previous},
 };
 
@@ -23,7 +24,8 @@ const ONCE: Duration = Duration::from_hours(1);
 
 /// Takes away the fast path. Routes, rules and files carry containers' traffic without it, so they go only when asked for.
 pub(super) async fn run(client: &Client, what: &Cleanup) -> anyhow::Result<Outcome> {
-    if what.everything && client.get::<serde_json::Value>("/v1/status").await.is_ok() {
+    let is_in_use = |node: &NodeState| what.everything || what.network.is_none() || what.network == node.network;
+    if client.get::<NodeState>("/v1/status").await.is_ok_and(|node| is_in_use(&node)) {
         bail!("flanneld is running and would make everything again: stop it first (systemctl stop flanneld)");
     }
     let removed = fastpath::cleanup(&what.pin_dir, what.network).context("removing the fast path")?;

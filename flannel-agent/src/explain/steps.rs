@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use super::{Question, Step};
 use crate::{
     doctor::facts::Facts,
-    kernel::inspect::Route,
+    kernel::inspect::{Link, Route},
     rules::{Effect, Hit, Packet},
     state::PeerWay,
     traffic::FlowRow,
@@ -27,7 +27,7 @@ enum Owner {
 }
 
 fn owner(facts: &Facts, address: Ipv4Addr) -> Owner {
-    if facts.links.iter().flat_map(super::super::kernel::inspect::Link::nets).any(|net| net.addr() == address) {
+    if facts.links.iter().flat_map(Link::nets).any(|net| net.addr() == address) {
         return Owner::Host;
     }
     if facts.subnet.is_some_and(|subnet| subnet.contains(&address)) {

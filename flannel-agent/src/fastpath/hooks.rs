@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -245,9 +245,11 @@ impl Hooks {
         found
     }
 
-    /// Makes sure that the link is pinned at its place, and nothing else is pinned for it.
+    /// Makes sure that the link is pinned at its place, and nothing else is pinned for it. While there is nowhere to pin it, it is
+    /// held all the same: pinning consumes a link, and one that is dropped takes its program off.
     fn pin(&self, want: &Want, link: FdLink, others: &[PathBuf]) -> Result<Held, Error> {
-        let Some(path) = self.own_path(want) else { return Ok(Held::Link(link)) };
+        let path = self.own_path(want).filter(|path| path.parent().is_some_and(Path::exists));
+        let Some(path) = path else { return Ok(Held::Link(link)) };
         let id = |link: &FdLink| link.info().map(|info| info.id()).ok();
         let there = PinnedLink::from_pin(&path).ok().map(FdLink::from);
         let link = if there.is_some_and(|there| id(&there) == id(&link)) {

@@ -15,7 +15,7 @@ use ipnet::Ipv4Net;
 
 use super::{
     error::{Error, pin_error},
-    layout::{self, Sizes},
+    layout::{self, Layout, Sizes},
     object::Object,
     pins::Dir,
     reader::Reader,
@@ -37,6 +37,8 @@ pub(super) struct Maps {
     endpoints: HashMap<MapData, [u8; 4], Endpoint>,
     settings: Array<MapData, Settings>,
     peer_counters: PerCpuArray<MapData, PeerTally>,
+    /// One more descriptor of each map that is pinned, by which it can be pinned again.
+    pinned: Vec<(&'static str, MapData)>,
 }
 
 impl Maps {
@@ -59,11 +61,24 @@ impl Maps {
         let maps = Self {
             peers: take(&mut ebpf, map::PEERS)?,
             record: open_record(dir)?,
+            pinned: dir.map_or(Ok(Vec::new()), |dir| open_pinned(dir, &layouts))?,
             endpoints: take(&mut ebpf, map::ENDPOINTS)?,
             settings: take(&mut ebpf, map::SETTINGS)?,
             peer_counters: take(&mut ebpf, map::PEER_COUNTERS)?,
         };
         Ok((ebpf, maps, reader))
+    }
+
+    /// Pins again what was pinned in `dir` and is not any more.
+    pub(super) fn pin_missing(&self, dir: &Dir) -> Result<(), Error> {
+        for (name, map) in &self.pinned {
+            let path = dir.map(name);
+            if !path.exists() {
+                map.pin(&path).map_err(|error| Error::pin(&path)(pin_error(error)))?;
+                tracing::info!(map = name, "pinned again: somebody had removed the pin");
+            }
+        }
+        Ok(())
     }
 
     /// What is in `PEERS`, by our own record.
@@ -146,6 +161,12 @@ fn open_record(dir: Option<&Dir>) -> Result<HashMap<MapData, RecordKey, Peer>, E
     record.pin(&path).map_err(|error| Error::pin(&path)(pin_error(error)))?;
     let data = MapData::from_pin(&path).map_err(Error::map(RECORD))?;
     HashMap::try_from(Map::HashMap(data)).map_err(Error::map(RECORD))
+}
+
+/// Opens every map that is pinned in `dir`, once more.
+fn open_pinned(dir: &Dir, layouts: &[Layout]) -> Result<Vec<(&'static str, MapData)>, Error> {
+    let names = layouts.iter().map(|layout| layout.name).chain([RECORD]);
+    names.map(|name| Ok((name, MapData::from_pin(dir.map(name)).map_err(Error::map(name))?))).collect()
 }
 
 fn record_key(subnet: Ipv4Net) -> RecordKey {

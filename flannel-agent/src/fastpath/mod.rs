@@ -184,6 +184,7 @@ impl Running {
 
     fn sync(&mut self, options: &Options, inputs: &Inputs) -> Vec<Warning> {
         let mut failures = Vec::new();
+        failures.extend(self.restore_pins(options).err());
         // Whatever changed while no agent looked is unknown: flows verify once more after a start.
         let mut outdated = !self.synced;
         outdated |= self.sync_peers(inputs, options, &mut failures);
@@ -204,6 +205,15 @@ impl Running {
             self.synced = true;
         }
         warnings(&failures)
+    }
+
+    /// What is not pinned ends with the agent, so what somebody has unpinned is pinned again. The hooks do that for their links.
+    fn restore_pins(&self, options: &Options) -> Result<(), Error> {
+        let Ok((network_dir, abi)) = &self.pins else { return Ok(()) };
+        pins::ensure_bpffs(&options.pin_root)?;
+        let dir = network_dir.version(*abi);
+        dir.make()?;
+        self.maps.pin_missing(&dir)
     }
 
     /// Brings the trie to the leases; whether that outdates flows.
