@@ -25,7 +25,8 @@ pub enum Arm {
     TrustedBridge,
     /// The kernel's own flowtable beside the rules of [`Self::KernelRules`].
     NftFlowtable,
-    /// Packets are dropped at the first hook that could: no dataplane can be faster here.
+    /// No dataplane can be faster here: packets are dropped at the first hook that could, and where answers are needed, the two
+    /// containers are joined by a veth as if there were no hosts between them.
     Limit,
 }
 

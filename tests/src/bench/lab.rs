@@ -26,6 +26,9 @@ const VXLAN_OVERHEAD: u32 = 50;
 /// MTU of the wire.
 const WIRE_MTU: u32 = 1500;
 
+/// The wire between the containers of the limit.
+const SHORTCUT: &str = "short0";
+
 /// Which hosts there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Shape {
@@ -98,10 +101,29 @@ impl Lab {
             lab.far.sh(&uplink_script(2))?;
             lab.far.sh(&format!("ip addr add {}/15 dev lo", net::OUTSIDER))?;
         }
+        if lab.is_joined() {
+            lab.join_containers().context("join the containers")?;
+        }
         if arm.has_agent() {
             lab.agents = Some(Agents::start(arm, shape, flows, &lab.hosts, store)?);
         }
         Ok(lab)
+    }
+
+    /// Whether the containers have a wire of their own, for what needs answers: they would get none through a hook that drops.
+    fn is_joined(&self) -> bool {
+        self.arm == Arm::Limit && self.shape == Shape::Pair
+    }
+
+    /// Joins the two containers by one veth, past their hosts.
+    fn join_containers(&self) -> Result<()> {
+        let (one, two) = (self.container(1)?, self.container(2)?);
+        one.sh(&format!("ip link add {SHORTCUT} type veth peer name {SHORTCUT} netns {}", two.name()))?;
+        for (container, own, other) in [(one, 1, 2), (two, 2, 1)] {
+            let (own, other) = (net::container(own), net::container(other));
+            container.sh(&format!("ip link set {SHORTCUT} up; ip route add {other}/32 dev {SHORTCUT} src {own}"))?;
+        }
+        Ok(())
     }
 
     /// Host 1 under test.
@@ -172,6 +194,11 @@ impl Lab {
         let gro = if tuning == Tuning::Frames { "on" } else { "off" };
         for host in [self.first(), &self.far] {
             host.run(&format!("ethtool -K eth0 gro on tso {segmentation} gso {segmentation}"))?;
+        }
+        // Like a container's interface, unless the wire has to take frames apart.
+        let joined_gro = if tuning == Tuning::SmallFrames { "on" } else { gro };
+        for container in self.containers.iter().filter(|_| self.is_joined()) {
+            container.run(&format!("ethtool -K {SHORTCUT} gro {joined_gro} tso {segmentation} gso {segmentation}"))?;
         }
         for host in &self.hosts {
             host.run(&format!("ethtool -K veth1 gro {gro}"))?;

@@ -13,7 +13,6 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 
 use super::{Bench, Case, Kind, check_way};
 use crate::bench::{
-    arm::Arm,
     counters::Witness,
     lab::{Lab, Shape, Tuning, pinned},
     net,
@@ -70,11 +69,6 @@ impl Spec {
         let params = BTreeMap::from([("cores", if self.one_core { "1" } else { "2" }.to_owned())]);
         let kind = Kind::RoundTrip(self);
         Case { workload, params, unit: "1/s", better: Better::Higher, shape: Shape::Pair, tuning: Tuning::Docker, kind }
-    }
-
-    /// Why `arm` cannot do it on any kernel.
-    pub fn unfit(arm: Arm) -> Option<&'static str> {
-        (arm == Arm::Limit).then_some("nothing arrives that could be answered")
     }
 }
 

@@ -8,7 +8,6 @@ use serde_json::Value;
 use super::{Bench, Case, Kind, check_way};
 use crate::{
     bench::{
-        arm::Arm,
         counters::Witness,
         lab::{Lab, Shape, Tuning},
         net,
@@ -54,11 +53,6 @@ impl Spec {
             tuning,
             kind: Kind::Stream(self),
         }
-    }
-
-    /// Why `arm` cannot do it on any kernel.
-    pub fn unfit(arm: Arm) -> Option<&'static str> {
-        (arm == Arm::Limit).then_some("nothing arrives that could be answered")
     }
 }
 
