@@ -15,8 +15,10 @@ const LINKED_TOOLCHAIN: &str = "ebpf";
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed=../flannel-common/src");
     println!("cargo:rerun-if-changed=../Cargo.lock");
-    // Every line of the inner cargo would be shown as a warning of this package.
+    // Every line of the inner cargo would be shown as a warning of this package, and so would rustup's remark that a linked
+    // toolchain takes the cargo of another.
     set("CARGO_TERM_QUIET", "true");
+    set("RUSTUP_LOG", "warn");
     let toolchain = if toolchain_works(LINKED_TOOLCHAIN) {
         set("RUSTC_BOOTSTRAP", "1");
         Toolchain::Custom(LINKED_TOOLCHAIN)

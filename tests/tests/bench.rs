@@ -2,7 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails here says where")]
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use flannel_tests::{
     bench::{
@@ -41,9 +47,16 @@ fn with_binaries(command: &mut Command) -> &mut Command {
     command.env("FLANNEL_BIN_DIR", flanneld.parent().unwrap())
 }
 
+/// Measurements beside one another lose each other's packets.
+fn alone() -> MutexGuard<'static, ()> {
+    static MEASURING: Mutex<()> = Mutex::new(());
+    MEASURING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn a_quick_run_counts_packets_of_every_kind_of_arm() {
     require!(Feature::Bpf, Feature::Tool("ethtool"));
+    let _alone = alone();
     let dir = Scratch::new("bench").unwrap();
     let (json, charts) = (dir.join("result.json"), dir.join("charts"));
     let mut bench = Command::new(BENCH);
@@ -71,8 +84,25 @@ fn check_chart(path: &Path) {
 }
 
 #[test]
+fn what_a_packet_costs_is_measured() {
+    require!(Feature::Bpf, Feature::Tool("ethtool"));
+    let _alone = alone();
+    let dir = Scratch::new("cost").unwrap();
+    let mut bench = Command::new(BENCH);
+    bench.args(["--rounds=1", "--only=cpu-per-packet,verified", "--json"]).arg(dir.join("result.json"));
+    with_binaries(&mut bench);
+    output(bench).unwrap();
+    let outcome = Outcome::read(&dir.join("result.json")).unwrap();
+    for arm in ["kernel-rules", "verified"] {
+        let row = row(&outcome, "cpu-per-packet", arm);
+        assert!(row.median.is_some(), "{row:?}");
+    }
+}
+
+#[test]
 fn two_nodes_measure_from_one_to_the_other() {
     require!(Feature::Bpf, Feature::Tool("ethtool"), Feature::Tool("iperf3"));
+    let _alone = alone();
     let mut store = Store::default();
     let lab = Lab::build(Arm::Verified, Shape::Pair, &mut store).unwrap();
     let dir = Scratch::new("nodes").unwrap();
@@ -97,6 +127,7 @@ fn two_nodes_measure_from_one_to_the_other() {
 #[test]
 fn an_interrupt_ends_the_run_and_leaves_no_hosts_behind() {
     require!(Feature::Bpf, Feature::Tool("ethtool"));
+    let _alone = alone();
     let dir = Scratch::new("interrupt").unwrap();
     let mut bench = Command::new(BENCH);
     bench.args(["--quick", "--rounds=1000", "--only=pps-out,kernel-bare"]);

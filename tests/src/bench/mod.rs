@@ -23,6 +23,7 @@ mod rules;
 pub mod run;
 pub mod sample;
 pub mod sink;
+pub mod soak;
 pub mod suite;
 pub mod table;
 pub mod workload;

@@ -86,7 +86,7 @@ impl Size {
         let spec = |frame, rate| socket::Spec { frame, rate };
         match self {
             Self::Quick => vec![spec(60, None)],
-            Self::Full => vec![spec(60, None), spec(512, None), spec(60, Some(20_000))],
+            Self::Full => vec![spec(60, None), spec(512, None), spec(60, Some(30_000))],
         }
     }
 

@@ -71,7 +71,7 @@ impl Case {
             Kind::Pps(spec) => spec.unfit(arm),
             Kind::Program(_) => program::Spec::unfit(arm),
             Kind::Agent(spec) => spec.unfit(arm),
-            Kind::Socket(_) => socket::Spec::unfit(arm),
+            Kind::Socket(spec) => spec.unfit(arm),
             Kind::Stream(_) | Kind::RoundTrip(_) => None,
         }
     }

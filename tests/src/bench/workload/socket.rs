@@ -20,9 +20,10 @@ use crate::bench::{
     counters::forwarded,
     lab::{Lab, Shape, Tuning, pinned},
     net,
-    probe::{cpu_time, stolen_share},
+    probe::stolen_share,
     sample::{Better, Sample},
     sink::{Hook, Sink},
+    soak::Soak,
 };
 
 /// Datagrams per system call.
@@ -31,8 +32,8 @@ const BATCH: usize = 32;
 const HEADERS: usize = 42;
 /// Share of packets that may be missing at the sink.
 pub const LOSS_LIMIT: f64 = 0.005;
-/// How long a sample at a fixed rate takes at least: the kernel counts time in ticks of 10 ms.
-const PACED_TIME: Duration = Duration::from_secs(1);
+/// How long packets are sent at a fixed rate before the machine is looked at without them.
+const SLICE: Duration = Duration::from_millis(40);
 /// How often the rate is lowered.
 pub const ATTEMPTS: u32 = 6;
 /// The next rate, as a share of what arrived.
@@ -64,8 +65,12 @@ impl Spec {
     }
 
     /// Why `arm` cannot do it on any kernel.
-    pub fn unfit(arm: Arm) -> Option<&'static str> {
-        (arm == Arm::Limit).then_some("packets do not reach the second host")
+    pub fn unfit(self, arm: Arm) -> Option<&'static str> {
+        match arm {
+            Arm::Limit => Some("packets do not reach the second host"),
+            Arm::Udp if self.rate.is_some() => Some("its carrier works on another core than the sender"),
+            _ => None,
+        }
     }
 }
 
@@ -88,13 +93,15 @@ pub fn measure(spec: Spec, lab: &Lab, bench: &Bench) -> Result<Sample> {
     Ok(flight.judge(lab.arm, flight.rate() / 1e6))
 }
 
-/// Takes one sample of what a packet costs both hosts together, sender included, at a fixed rate.
+/// Takes one sample of what a packet costs, at a fixed rate: sender and both hosts together, which all work on the sender's core.
 fn cost(spec: Spec, lab: &Lab, sink: &Sink, bench: &Bench) -> Result<Sample> {
-    let idle = idle_share()?;
-    let (start, busy) = (Instant::now(), cpu_time()?.busy);
-    let flight = fly(spec, lab, sink, bench.core, PACED_TIME.max(bench.sample_time))?;
-    let work = cpu_time()?.busy.saturating_sub(busy).as_secs_f64() - idle * start.elapsed().as_secs_f64();
-    Ok(flight.judge(lab.arm, work.max(0.0) * 1e9 / flight.received.max(1) as f64))
+    let mut flights = Vec::new();
+    let share = Soak::on(bench.core).share_of(SLICE, || {
+        flights.push(fly(spec, lab, sink, bench.core, SLICE)?);
+        Ok(())
+    })?;
+    let flight = Flight::total(&flights);
+    Ok(flight.judge(lab.arm, share * 1e9 / flight.rate()))
 }
 
 /// What became of the packets of one run.
@@ -112,6 +119,19 @@ pub struct Flight {
 }
 
 impl Flight {
+    /// Of several runs together.
+    fn total(flights: &[Self]) -> Self {
+        let received = flights.iter().map(|flight| flight.received).sum();
+        let by_kernel: f64 = flights.iter().map(|flight| flight.kernel_share * flight.received as f64).sum();
+        Self {
+            sent: flights.iter().map(|flight| flight.sent).sum(),
+            received,
+            elapsed: flights.iter().map(|flight| flight.elapsed).sum(),
+            kernel_share: by_kernel / received.max(1) as f64,
+            stolen: 0.0,
+        }
+    }
+
     /// Packets per second that arrived.
     pub fn rate(&self) -> f64 {
         self.received as f64 / self.elapsed.as_secs_f64()
@@ -143,13 +163,6 @@ fn fly(spec: Spec, lab: &Lab, sink: &Sink, core: usize, time: Duration) -> Resul
     let received = sink.counts()?.packets - before.0;
     let kernel_share = (forwarded(lab.first())? - before.1) as f64 / received.max(1) as f64;
     Ok(Flight { sent, received, elapsed, kernel_share, stolen })
-}
-
-/// Processor time per second that the machine spends without us.
-fn idle_share() -> Result<f64> {
-    let (start, before) = (Instant::now(), cpu_time()?.busy);
-    thread::sleep(Duration::from_millis(300));
-    Ok(cpu_time()?.busy.saturating_sub(before).as_secs_f64() / start.elapsed().as_secs_f64())
 }
 
 /// Sends to `target` for `time`: number of packets, time it took, and the share of the core that others took before.
