@@ -4,11 +4,13 @@
 
 use std::{
     fs::{self, File},
+    io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -17,7 +19,11 @@ use nix::sched::{CloneFlags, setns};
 use crate::{
     process::{Process, all_pids, kill_tree, output},
     scratch,
+    wait::wait_for,
 };
+
+/// How long an address may stay taken after its socket was closed.
+const FREE: Duration = Duration::from_secs(20);
 
 /// Where `ip netns` keeps its handles.
 pub const DIR: &str = "/run/netns";
@@ -105,6 +111,12 @@ impl Netns {
                 anyhow!("panic inside {}: {text}", self.name())
             })?
         })
+    }
+
+    /// Opens a socket inside, as soon as its address is free: of one that has just been closed, a process that is being started by
+    /// somebody else holds a copy until it runs its program.
+    pub fn bind<S: Send>(&self, open: impl Fn() -> io::Result<S> + Send + Sync) -> Result<S> {
+        self.enter(|| wait_for("the socket's address to be free", FREE, || open().ok()))?
     }
 
     /// Runs a future to its end on a single-threaded runtime inside the namespace.

@@ -81,7 +81,7 @@ fn add_office(topology: &Topology) -> Container {
 /// Which source `server` sees on a datagram that `client` sends to `to`, from this address of its own.
 fn source_seen(client: &Netns, from: Ipv4Addr, server: &Netns, to: Ipv4Addr) -> Ipv4Addr {
     let to = SocketAddr::from((to, 7001));
-    let socket = server.enter(|| UdpSocket::bind(to).unwrap()).unwrap();
+    let socket = server.bind(|| UdpSocket::bind(to)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     client.enter(|| UdpSocket::bind((from, 0)).unwrap().send_to(b"hello", to).unwrap()).unwrap();
     match socket.recv_from(&mut [0; 16]).unwrap().1 {

@@ -66,7 +66,7 @@ fn sum(text: &str, name: &str, labels: &[&str]) -> u64 {
 /// Gives both ends.
 fn send(cluster: &Cluster, count: usize, size: usize) -> (SocketAddrV4, SocketAddrV4) {
     let (from, to) = (cluster.container(0, 0), cluster.container(1, 0));
-    let receiver = to.ns.enter(|| UdpSocket::bind((to.address, 9000)).unwrap()).unwrap();
+    let receiver = to.ns.bind(|| UdpSocket::bind((to.address, 9000))).unwrap();
     let sender = from.ns.enter(|| UdpSocket::bind((from.address, 0)).unwrap()).unwrap();
     receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     sender.connect((to.address, 9000)).unwrap();

@@ -27,9 +27,9 @@ pub(crate) struct Stream {
 impl Stream {
     pub(crate) fn start(from: &Container, to: &Container, port: u16) -> Self {
         let (arrivals, done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let receiver = to.ns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()).unwrap();
+        let receiver = to.ns.bind(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).unwrap();
         receiver.set_read_timeout(Some(GAP)).unwrap();
-        let sender = from.ns.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port + 1000)).unwrap()).unwrap();
+        let sender = from.ns.bind(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port + 1000))).unwrap();
         let target = SocketAddr::from((to.address, port));
         let stop = Arc::clone(&done);
         thread::spawn(move || {

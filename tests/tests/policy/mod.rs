@@ -54,7 +54,7 @@ impl Transfer {
     /// From `client` to `address`, where `server` is reached at `port`; it listens on `own_port`.
     pub(crate) fn start(client: &Container, server: &Container, address: Ipv4Addr, port: u16, own_port: u16) -> Self {
         let (arrived, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
-        let listener = server.ns.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, own_port)).unwrap()).unwrap();
+        let listener = server.ns.bind(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, own_port))).unwrap();
         let count = Arc::clone(&arrived);
         let receiver = thread::spawn(move || receive(listener.accept().unwrap().0, &count));
         let to = SocketAddr::from((address, port));
