@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     Error,
     node::{Found, Node},
+    pace::Pace,
     publish, start,
     turn::Agent,
 };
@@ -110,8 +111,7 @@ async fn assemble<'a>(
         links_changed: false,
         written: false,
         ready: false,
-        due: tokio::time::Instant::now() + super::turn::AUDIT,
-        rested_from: tokio::time::Instant::now(),
+        pace: Pace::new(tokio::time::Instant::now()),
     };
     agent.start_rules(previous).await;
     agent.written = agent.write_subnet_file();

@@ -9,6 +9,7 @@ mod desk;
 mod error;
 mod news;
 mod node;
+mod pace;
 mod publish;
 mod rules;
 mod serve;

@@ -7,7 +7,13 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Error, node::Node, rules::RulesTask, start, stopped, systemd};
+use super::{
+    Error,
+    node::Node,
+    pace::{AUDIT, Pace},
+    rules::RulesTask,
+    start, stopped, systemd,
+};
 use crate::{
     admin::Context,
     cli::flanneld::Flags,
@@ -20,13 +26,6 @@ use crate::{
     store::Store,
 };
 
-/// Events come in bursts (a link that goes takes its routes along): wait this long for the rest of one before a pass. Far
-/// below the 100 ms within which a deleted route must be back.
-const BURST: Duration = Duration::from_millis(5);
-/// The longest rest after a short pass.
-const REST: Duration = Duration::from_millis(15);
-/// A pass happens this often even if nothing asked for it: flannel's own repair interval, here only a safety net.
-pub(super) const AUDIT: Duration = Duration::from_secs(10);
 /// How long the first snapshot may take before systemd is told that we are ready without it: routes of an earlier run, if
 /// there are any, are in place anyway.
 const FIRST_SNAPSHOT: Duration = Duration::from_secs(5);
@@ -52,10 +51,7 @@ pub(super) struct Agent<'a> {
     /// Whether the subnet file says what it should.
     pub(super) written: bool,
     pub(super) ready: bool,
-    /// When the next pass is due.
-    pub(super) due: Instant,
-    /// When the last pass ended.
-    pub(super) rested_from: Instant,
+    pub(super) pace: Pace,
 }
 
 /// Starts, then turns until something ends it.
@@ -93,7 +89,7 @@ impl Agent<'_> {
                 Some(update) = updates.recv() => self.store_says(update).await,
                 Some(event) = kernel.recv() => self.kernel_says(event),
                 Some(event) = keeper.recv() => self.keeper_says(event).await?,
-                () = sleep_until(self.due), if self.complete => self.pass().await,
+                () = sleep_until(self.pace.due()), if self.complete => self.pass().await,
                 () = sleep_until(patience), if !self.ready && !self.complete => self.say_ready(),
                 _ = heart.tick() => systemd::alive(),
             }
@@ -144,12 +140,9 @@ impl Agent<'_> {
         self.hurry();
     }
 
-    /// Asks for a pass soon. Where passes follow one another, a quarter of the time goes into short ones and half of it
-    /// into long ones; what comes after a while of rest is never kept waiting.
+    /// Asks for a pass soon.
     pub(super) fn hurry(&mut self) {
-        let last = Duration::from_micros(self.node.reconcile.last_us);
-        let rest = (3 * last).min(REST.max(last));
-        self.due = self.due.min((Instant::now() + BURST).max(self.rested_from + rest));
+        self.pace.hurry(Instant::now());
     }
 
     /// The other nodes' leases.
@@ -164,8 +157,7 @@ impl Agent<'_> {
         let peers: Vec<&Lease> = self.table.peers(Some(&self.node.own)).collect();
         self.node.pass(&peers).await;
         self.advertise();
-        self.rested_from = Instant::now();
-        self.due = self.rested_from + AUDIT;
+        self.pace.passed(Instant::now(), Duration::from_micros(self.node.reconcile.last_us));
         self.say_ready();
         self.publish();
     }
