@@ -19,6 +19,8 @@ pub mod name {
     pub const SINK_TC: &str = "sink_tc";
     /// XDP program that counts and drops the benchmark's packets.
     pub const SINK_XDP: &str = "sink_xdp";
+    /// XDP program that sends the benchmark's packets back as they are.
+    pub const BOUNCE: &str = "bounce";
     /// TC program that does nothing: what calling a program costs.
     pub const FLOOR_TC: &str = "floor_tc";
     /// XDP program that does nothing: what calling a program costs.

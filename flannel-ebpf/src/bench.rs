@@ -8,7 +8,7 @@
 use aya_ebpf::{
     bindings::{
         TC_ACT_SHOT, TC_ACT_UNSPEC,
-        xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS},
+        xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX},
     },
     helpers::generated::{bpf_ktime_get_ns, bpf_redirect},
     macros::{classifier, map, xdp},
@@ -137,6 +137,12 @@ pub fn sink_xdp(ctx: XdpContext) -> u32 {
         return XDP_DROP;
     }
     XDP_PASS
+}
+
+/// Sends the benchmark's packets back as they are; everything else passes.
+#[xdp]
+pub fn bounce(ctx: XdpContext) -> u32 {
+    if is_ours(ctx.data(), ctx.data_end()) { XDP_TX } else { XDP_PASS }
 }
 
 /// Does nothing.

@@ -25,8 +25,9 @@ pub enum Arm {
     TrustedBridge,
     /// The kernel's own flowtable beside the rules of [`Self::KernelRules`].
     NftFlowtable,
-    /// No dataplane can be faster here: packets are dropped at the first hook that could, and where answers are needed, the two
-    /// containers are joined by a veth as if there were no hosts between them.
+    /// No dataplane can be faster here: packets are dropped at the first hook that could; those through a node are sent back by
+    /// a program that does nothing else; and where answers are needed, the two containers are joined by a veth as if there were
+    /// no hosts between them.
     Limit,
 }
 

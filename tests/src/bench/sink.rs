@@ -1,4 +1,5 @@
-//! Where packets are counted: a BPF program at the last interface, which drops what it counts.
+//! Where packets are counted: a BPF program at the last interface, which drops what it counts. And where they turn back in
+//! the limit of what goes through a node.
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -29,9 +30,16 @@ impl Sink {
         let mut bpf = Ebpf::load(BENCH_OBJECT).context("load the sink (needs root)")?;
         match hook {
             Hook::Tc => attach_tc(&mut bpf, ifname),
-            Hook::Xdp => attach_xdp(&mut bpf, ifname),
+            Hook::Xdp => attach_xdp(&mut bpf, name::SINK_XDP, ifname),
         }
         .with_context(|| format!("attach the sink to {ifname}"))?;
+        Ok(Self { bpf })
+    }
+
+    /// Attaches what sends packets back to the interface `ifname`. Call it inside the interface's namespace.
+    pub fn bounce(ifname: &str) -> Result<Self> {
+        let mut bpf = Ebpf::load(BENCH_OBJECT).context("load the program that sends packets back (needs root)")?;
+        attach_xdp(&mut bpf, name::BOUNCE, ifname).with_context(|| format!("attach it to {ifname}"))?;
         Ok(Self { bpf })
     }
 
@@ -55,8 +63,8 @@ fn attach_tc(bpf: &mut Ebpf, ifname: &str) -> Result<()> {
     Ok(())
 }
 
-fn attach_xdp(bpf: &mut Ebpf, ifname: &str) -> Result<()> {
-    let program = bpf.program_mut(name::SINK_XDP).context("the object has no XDP sink")?;
+fn attach_xdp(bpf: &mut Ebpf, name: &str, ifname: &str) -> Result<()> {
+    let program = bpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
     let program: &mut Xdp = program.try_into()?;
     program.load()?;
     program.attach(ifname, XdpMode::Driver)?;

@@ -139,7 +139,6 @@ impl Spec {
         match (self.direction, arm) {
             (Direction::Out | Direction::EndToEnd, Arm::Limit) => (Place::Host1, Hook::Tc, "veth1"),
             (Direction::In, Arm::Limit) => (Place::Host1, Hook::Tc, "eth0"),
-            (Direction::Transit, Arm::Limit) => (Place::Host1, Hook::Xdp, "eth0"),
             (Direction::Out, _) => (Place::Far, Hook::Tc, "eth0"),
             (Direction::In, _) => (Place::Container1, Hook::Tc, "eth0"),
             (Direction::Transit, _) => (Place::Far, Hook::Xdp, "eth0"),
@@ -168,6 +167,8 @@ pub fn measure(spec: Spec, lab: &Lab, bench: &mut Bench) -> Result<Sample> {
     let ends = spec.ends(lab.arm);
     let (at, hook, ifname) = spec.sink(lab.arm);
     let sink = place(lab, at)?.enter(|| Sink::attach(hook, ifname))??;
+    let bounces = lab.arm == Arm::Limit && spec.direction == Direction::Transit;
+    let _bounce = bounces.then(|| lab.first().enter(|| Sink::bounce("eth0"))).transpose()?.transpose()?;
     let warm_up = WARM_UP_MIN.max(WARM_UP * u64::from(spec.flows));
     if lab.arm != Arm::Limit {
         // Packets, replies, packets: the connections are established before anything is counted.
