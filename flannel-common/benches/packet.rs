@@ -9,7 +9,7 @@ use flannel_common::{
     abi::{Flow, Settings, path},
     checksum,
     flow::{self, Arrival, Departure, Entry, Exit, decide, note, verify},
-    header::{Frame, Ipv4, L2, Mac, Packet, Transport},
+    header::{Frame, Ipv4, Mac, Macs, Packet, Transport},
 };
 
 const PACKETS: [usize; 4] = [1, 64, 4_096, 262_144];
@@ -75,7 +75,7 @@ fn arrival() -> Arrival {
 }
 
 fn flow_of(ip: &Ipv4, packet: Packet) -> Option<Flow> {
-    let course = flow::Course { path: path::OUT, peer: 3, from_peer: false };
+    let course = flow::Course { path: path::OUT, peer: 3 };
     let seen = note(ip, &packet, &course, &arrival(), &settings());
     let out = Ipv4 { ttl: ip.ttl - 1, ..*ip };
     verify(&seen, &out, &packet, &departure()).ok()
@@ -130,6 +130,6 @@ fn check_header_sums(bencher: Bencher<'_, '_>, count: usize) {
 }
 
 #[divan::bench]
-fn build_ethernet_header() -> L2 {
-    L2::ipv4(black_box(&[2, 0, 0, 0, 0, 1]), black_box(&[2, 0, 0, 0, 0, 2]))
+fn build_mac_addresses() -> Macs {
+    Macs::new(black_box(&[2, 0, 0, 0, 0, 1]), black_box(&[2, 0, 0, 0, 0, 2]))
 }

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::reason::Reason;
 
 /// Version of all layouts in this file; part of the pin path, so that two versions never share a map.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Names of the maps as they stand in the object file and under the pin directory.
 pub mod map {
@@ -192,7 +192,8 @@ pub struct FlowKey {
 
 /// Value of [`map::FLOWS`]: how a flow comes in, and what the kernel made of it on its way out.
 ///
-/// Written by exit hooks alone, and only once the kernel has forwarded a packet of the flow unchanged.
+/// Written by exit hooks alone, and only once the kernel has forwarded a packet of the flow unchanged. 64 bytes: with the kernel's
+/// own part of an entry and the key in front of it, which take 64 as well, every value is one cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Flow {
@@ -208,25 +209,23 @@ pub struct Flow {
     pub in_ifindex: u32,
     /// Interface by which the kernel sends it out.
     pub out_ifindex: u32,
-    /// Slot of its peer in [`map::PEER_COUNTERS`].
-    pub peer: u32,
     /// Packet priority that the kernel sends it out with (forwarding derives it from the TOS). A flow with a mark is never verified.
     pub priority: u32,
-    /// Largest IPv4 packet (or segment of a GSO packet) that the kernel was seen to forward, in bytes.
-    pub max_len: u16,
-    /// One of [`path`].
-    pub path: u8,
-    /// 1 if the peer is the source of the flow, 0 if it is the destination.
-    pub from_peer: u8,
+    /// MAC addresses with which the kernel sends it out: destination, source.
+    pub macs: [u8; 12],
     /// Destination MAC address with which it comes in.
     pub in_mac: [u8; 6],
-    /// Ethernet header with which the kernel sends it out.
-    pub l2: [u8; 14],
+    /// Largest IPv4 packet (or segment of a GSO packet) that the kernel was seen to forward, in bytes.
+    pub max_len: u16,
+    /// Slot of its peer in [`map::PEER_COUNTERS`].
+    pub peer: u16,
+    /// One of [`path`].
+    pub path: u8,
     /// DSCP part of its TOS, which must stay the same.
     pub tos: u8,
-    /// Zero.
-    pub reserved: [u8; 3],
 }
+
+const _: () = assert!(PEERS_CAPACITY - 1 <= u16::MAX as u32, "Flow::peer has no room for every slot");
 
 /// Value of [`map::SEEN`]: one packet that an entry hook has just left to the kernel. The kernel forwards a packet in one go on one
 /// CPU, so the exit hook on the same CPU finds it here.
@@ -255,10 +254,8 @@ pub struct Seen {
     pub tos: u8,
     /// The [`path`] that it is expected to take; 0 if the slot is empty.
     pub path: u8,
-    /// 1 if the peer is the source, 0 if it is the destination.
-    pub from_peer: u8,
     /// Zero.
-    pub reserved: [u8; 6],
+    pub reserved: [u8; 7],
 }
 
 /// Which way a flow takes through the host. Values of [`Flow::path`].
@@ -267,10 +264,18 @@ pub mod path {
     pub const OUT: u8 = 1;
     /// From another host into a container, handed to the peer of its port.
     pub const IN: u8 = 2;
-    /// In and out by an uplink.
+    /// In and out by an uplink, towards a peer.
     pub const TRANSIT: u8 = 3;
     /// From another host to a container behind a bridge, or behind a port without a peer: sent by that interface.
     pub const IN_BRIDGE: u8 = 4;
+    /// In and out by an uplink, from a peer to a machine that is none's.
+    pub const TRANSIT_FROM: u8 = 5;
+
+    /// Whether the peer of such a flow is its source.
+    #[inline(always)]
+    pub const fn is_from_peer(path: u8) -> bool {
+        matches!(path, IN | IN_BRIDGE | TRANSIT_FROM)
+    }
 }
 
 /// Value of [`map::ENDPOINTS`] (key: the container's address as `[u8; 4]`). Written by the agent from the kernel's neighbour and
@@ -330,7 +335,7 @@ const _: () = {
     assert!(size_of::<Peer>() == 20);
     assert!(size_of::<Settings>() == 40);
     assert!(size_of::<FlowKey>() == 16);
-    assert!(size_of::<Flow>() == 72);
+    assert!(size_of::<Flow>() == 64);
     assert!(size_of::<Seen>() == 56);
     assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<Tally>() == 16);

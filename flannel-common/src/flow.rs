@@ -4,7 +4,7 @@
 //! model. Rule numbers are those of the design.
 
 use crate::abi::{FAST_TAG, Flow, FlowKey, Peer, SEEN_CAPACITY, Seen, Settings, path, peer_kind};
-use crate::header::{Ipv4, L2, Mac, Packet, is_in_network, is_local};
+use crate::header::{Ipv4, Mac, Macs, Packet, is_in_network, is_local};
 use crate::reason::Reason;
 
 /// How long an entry hook's note may wait for its packet to leave, in nanoseconds: the kernel forwards a packet in one go.
@@ -40,8 +40,14 @@ pub struct Course {
     pub path: u8,
     /// Slot of the peer at the other end.
     pub peer: u32,
-    /// Whether that peer is the source.
-    pub from_peer: bool,
+}
+
+impl Course {
+    /// Whether the peer is the source.
+    #[inline(always)]
+    pub const fn is_from_peer(&self) -> bool {
+        path::is_from_peer(self.path)
+    }
 }
 
 /// What an entry hook knows of a packet besides its headers.
@@ -70,8 +76,8 @@ pub struct Departure {
     pub mark: u32,
     /// Its priority.
     pub priority: u32,
-    /// Its Ethernet header.
-    pub l2: [u8; 14],
+    /// The MAC addresses of its Ethernet header: destination, source.
+    pub macs: [u8; 12],
     /// Time, in nanoseconds.
     pub now: u64,
 }
@@ -92,7 +98,7 @@ pub fn admit_from_port(ip: &Ipv4, settings: &Settings, dst: Option<&Peer>) -> Re
         return Err(Reason::SourceMismatch);
     }
     match live(dst) {
-        Some(peer) => Ok(Course { path: path::OUT, peer, from_peer: false }),
+        Some(peer) => Ok(Course { path: path::OUT, peer }),
         None => Err(Reason::NoPeer),
     }
 }
@@ -112,14 +118,14 @@ pub fn admit_from_uplink(
     let src = live(src);
     if is_local(ip.dst, settings) {
         return match src {
-            Some(peer) => Ok(Course { path: path::IN, peer, from_peer: true }),
+            Some(peer) => Ok(Course { path: path::IN, peer }),
             None => Err(Reason::NoPeer),
         };
     }
     match (src, live(dst)) {
         (None, Some(_)) if is_in_network(ip.src, settings) => Err(Reason::SourceMismatch),
-        (Some(_) | None, Some(peer)) => Ok(Course { path: path::TRANSIT, peer, from_peer: false }),
-        (Some(peer), None) => Ok(Course { path: path::TRANSIT, peer, from_peer: true }),
+        (Some(_) | None, Some(peer)) => Ok(Course { path: path::TRANSIT, peer }),
+        (Some(peer), None) => Ok(Course { path: path::TRANSIT_FROM, peer }),
         (None, None) => Err(Reason::NoPeer),
     }
 }
@@ -139,7 +145,7 @@ pub fn decide(flow: &Flow, ip: &Ipv4, packet: &Packet, arrival: &Arrival, entry:
     let fast = match (entry, flow.path) {
         (Entry::Port, path::OUT) => Reason::FastOut,
         (Entry::Uplink, path::IN | path::IN_BRIDGE) => Reason::FastIn,
-        (Entry::Uplink, path::TRANSIT) => Reason::FastTransit,
+        (Entry::Uplink, path::TRANSIT | path::TRANSIT_FROM) => Reason::FastTransit,
         (Entry::Port | Entry::Uplink, _) => return Reason::FlowMoved,
     };
     if flow.epoch != settings.epoch {
@@ -197,8 +203,7 @@ pub fn note(ip: &Ipv4, packet: &Packet, course: &Course, arrival: &Arrival, sett
         ttl: ip.ttl,
         tos: ip.tos,
         path: course.path,
-        from_peer: course.from_peer as u8,
-        reserved: [0; 6],
+        reserved: [0; 7],
     }
 }
 
@@ -213,7 +218,7 @@ pub fn verify(seen: &Seen, ip: &Ipv4, packet: &Packet, departure: &Departure) ->
         (path::OUT, Exit::Uplink) => path::OUT,
         (path::IN, Exit::Port) => path::IN,
         (path::IN, Exit::Bridge) => path::IN_BRIDGE,
-        (path::TRANSIT, Exit::Uplink) => path::TRANSIT,
+        (path::TRANSIT | path::TRANSIT_FROM, Exit::Uplink) => seen.path,
         (_, Exit::Port | Exit::Bridge | Exit::Uplink) => return Err(Reason::Rewritten),
     };
     if ip.ttl.wrapping_add(1) != seen.ttl || ip.tos != seen.tos || ip.len != seen.len || departure.mark != 0 {
@@ -226,15 +231,13 @@ pub fn verify(seen: &Seen, ip: &Ipv4, packet: &Packet, departure: &Departure) ->
         epoch: seen.epoch,
         in_ifindex: seen.in_ifindex,
         out_ifindex: departure.ifindex,
-        peer: seen.peer,
         priority: departure.priority,
-        max_len: seen.segment,
-        path,
-        from_peer: seen.from_peer,
+        macs: departure.macs,
         in_mac: seen.in_mac,
-        l2: departure.l2,
+        max_len: seen.segment,
+        peer: seen.peer as u16,
+        path,
         tos: seen.tos & DSCP,
-        reserved: [0; 3],
     })
 }
 
@@ -253,10 +256,9 @@ pub fn same_way(old: &Flow, new: &Flow) -> bool {
         && old.peer == new.peer
         && old.priority == new.priority
         && old.path == new.path
-        && old.from_peer == new.from_peer
         && old.tos == new.tos
         && Mac::from_bytes(&old.in_mac) == Mac::from_bytes(&new.in_mac)
-        && L2::from_bytes(&old.l2) == L2::from_bytes(&new.l2)
+        && Macs::from_bytes(&old.macs) == Macs::from_bytes(&new.macs)
 }
 
 /// The size limit after a verification: sizes add up while the flow stays verified, and start anew once it was not, so that a

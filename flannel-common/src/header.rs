@@ -57,34 +57,36 @@ impl Mac {
     }
 }
 
-/// An Ethernet header as words in memory order, cut where an IPv4 header's alignment puts word boundaries.
+/// The addresses of an Ethernet header as words in memory order, cut where an IPv4 header's alignment puts word boundaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct L2 {
+pub struct Macs {
     /// Bytes 0 and 1.
     pub head: u16,
-    /// Bytes 2 to 13.
-    pub tail: [u32; 3],
+    /// Bytes 2 to 9.
+    pub middle: [u32; 2],
+    /// Bytes 10 and 11.
+    pub tail: u16,
 }
 
-impl L2 {
+impl Macs {
     /// From its bytes.
     #[inline(always)]
-    pub const fn from_bytes(l2: &[u8; 14]) -> Self {
+    pub const fn from_bytes(macs: &[u8; 12]) -> Self {
         Self {
-            head: u16::from_ne_bytes([l2[0], l2[1]]),
-            tail: [
-                u32::from_ne_bytes([l2[2], l2[3], l2[4], l2[5]]),
-                u32::from_ne_bytes([l2[6], l2[7], l2[8], l2[9]]),
-                u32::from_ne_bytes([l2[10], l2[11], l2[12], l2[13]]),
+            head: u16::from_ne_bytes([macs[0], macs[1]]),
+            middle: [
+                u32::from_ne_bytes([macs[2], macs[3], macs[4], macs[5]]),
+                u32::from_ne_bytes([macs[6], macs[7], macs[8], macs[9]]),
             ],
+            tail: u16::from_ne_bytes([macs[10], macs[11]]),
         }
     }
 
-    /// An IPv4 frame's header.
+    /// From destination and source.
     #[inline(always)]
-    pub const fn ipv4(dst: &[u8; 6], src: &[u8; 6]) -> Self {
+    pub const fn new(dst: &[u8; 6], src: &[u8; 6]) -> Self {
         Self::from_bytes(&[
-            dst[0], dst[1], dst[2], dst[3], dst[4], dst[5], src[0], src[1], src[2], src[3], src[4], src[5], 0x08, 0x00,
+            dst[0], dst[1], dst[2], dst[3], dst[4], dst[5], src[0], src[1], src[2], src[3], src[4], src[5],
         ])
     }
 }

@@ -17,7 +17,7 @@ macro_rules! layout {
 
 #[test]
 fn layouts_of_version_1() {
-    assert_eq!(ABI_VERSION, 1);
+    assert_eq!(ABI_VERSION, 2);
     layout!(PeerKey: 4, addr @ 0);
     layout!(Peer: 20, next_hop @ 0, host @ 4, ifindex @ 8, index @ 12, mtu @ 16, kind @ 18, reserved @ 19);
     layout!(
@@ -26,12 +26,12 @@ fn layouts_of_version_1() {
     );
     layout!(FlowKey: 16, src @ 0, dst @ 4, sport @ 8, dport @ 10, proto @ 12, reserved @ 13);
     layout!(
-        Flow: 72, packets @ 0, bytes @ 8, verified_at @ 16, epoch @ 24, in_ifindex @ 28, out_ifindex @ 32, peer @ 36,
-        priority @ 40, max_len @ 44, path @ 46, from_peer @ 47, in_mac @ 48, l2 @ 54, tos @ 68, reserved @ 69,
+        Flow: 64, packets @ 0, bytes @ 8, verified_at @ 16, epoch @ 24, in_ifindex @ 28, out_ifindex @ 32, priority @ 36,
+        macs @ 40, in_mac @ 52, max_len @ 58, peer @ 60, path @ 62, tos @ 63,
     );
     layout!(
         Seen: 56, key @ 0, at @ 16, epoch @ 24, in_ifindex @ 28, peer @ 32, len @ 36, segment @ 38, in_mac @ 40, ttl @ 46,
-        tos @ 47, path @ 48, from_peer @ 49, reserved @ 50,
+        tos @ 47, path @ 48, reserved @ 49,
     );
     layout!(Endpoint: 16, ifindex @ 0, mac @ 4, bridge_mac @ 10);
     layout!(Tally: 16, packets @ 0, bytes @ 8);
@@ -39,8 +39,9 @@ fn layouts_of_version_1() {
 }
 
 #[test]
-fn numbers_of_version_1() {
-    assert_eq!((path::OUT, path::IN, path::TRANSIT, path::IN_BRIDGE), (1, 2, 3, 4));
+fn numbers_of_version_2() {
+    assert_eq!((path::OUT, path::IN, path::TRANSIT, path::IN_BRIDGE, path::TRANSIT_FROM), (1, 2, 3, 4, 5));
+    assert_eq!([0, 1, 2, 3, 4, 5].map(path::is_from_peer), [false, false, true, false, true, true]);
     assert_eq!((peer_kind::LOCAL, peer_kind::NEXT_HOP, peer_kind::KERNEL), (0, 1, 2));
     assert_eq!((COUNTERS_STRIDE, SEEN_CAPACITY, FAST_TAG), (32, 256, 0xf1a7));
     assert_eq!(Hook::ALL.map(|hook| hook as u32), [0, 1, 2, 3, 4]);

@@ -125,7 +125,7 @@ impl World {
         if reason == Reason::FastOut {
             let flow = self.flows[&ip.key(packet.ports)];
             let Some(Record::Forwarded { out, .. }) = self.last(port) else { panic!("fast without a record") };
-            prop_assert_eq!((flow.out_ifindex, flow.l2), (out, [out as u8; 14]));
+            prop_assert_eq!((flow.out_ifindex, flow.macs), (out, [out as u8; 12]));
             return Ok(());
         }
         if control {
@@ -177,7 +177,7 @@ impl World {
             ingress_ifindex: arrival.ifindex,
             mark,
             priority: 0,
-            l2: [self.out as u8; 14],
+            macs: [self.out as u8; 12],
             now: self.now,
         };
         let left_packet = Packet { ports, ..packet };
@@ -321,12 +321,12 @@ fn admission_from_the_uplink() {
     let outside = [10, 0, 0, 1];
     let admit = |src, dst, from: Option<&Peer>, to: Option<&Peer>| {
         admit_from_uplink(&ip(src, dst), &settings(1), from, to)
-            .map(|course| (course.path, course.peer, course.from_peer))
+            .map(|course| (course.path, course.peer, course.is_from_peer()))
     };
     assert_eq!(admit(REMOTE, LOCAL, Some(&peer1), None), Ok((path::IN, 1, true)));
     assert_eq!(admit(nobody, LOCAL, None, None), Err(Reason::NoPeer));
     assert_eq!(admit(LOCAL, LOCAL, Some(&ours), None), Err(Reason::SourceMismatch));
-    assert_eq!(admit(REMOTE, outside, Some(&peer1), None), Ok((path::TRANSIT, 1, true)));
+    assert_eq!(admit(REMOTE, outside, Some(&peer1), None), Ok((path::TRANSIT_FROM, 1, true)));
     assert_eq!(admit(outside, REMOTE, None, Some(&peer1)), Ok((path::TRANSIT, 1, false)));
     assert_eq!(admit(nobody, REMOTE, None, Some(&peer1)), Err(Reason::SourceMismatch));
     assert_eq!(admit(nobody, outside, None, None), Err(Reason::NoPeer));

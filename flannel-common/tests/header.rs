@@ -1,7 +1,7 @@
 //! The header parser against a plain one, on anything that may come in.
 
 use flannel_common::abi::Settings;
-use flannel_common::header::{ETH_LEN, Frame, IPV4_LEN, Ipv4, L2, Mac, Packet, TCP, Transport, UDP};
+use flannel_common::header::{ETH_LEN, Frame, IPV4_LEN, Ipv4, Mac, Macs, Packet, TCP, Transport, UDP};
 use flannel_common::reason::Reason;
 use proptest::prelude::*;
 
@@ -163,9 +163,9 @@ proptest! {
     #[test]
     fn words_and_bytes_are_the_same_addresses(mac: [u8; 6], src: [u8; 6]) {
         prop_assert_eq!(Mac::from_bytes(&mac).to_bytes(), mac);
-        let l2 = L2::ipv4(&mac, &src);
-        let bytes = [&l2.head.to_ne_bytes()[..], &l2.tail.map(u32::to_ne_bytes).concat()].concat();
-        prop_assert_eq!(bytes, [&mac[..], &src[..], &[8, 0]].concat());
+        let macs = Macs::new(&mac, &src);
+        let bytes = [&macs.head.to_ne_bytes()[..], &macs.middle.map(u32::to_ne_bytes).concat(), &macs.tail.to_ne_bytes()].concat();
+        prop_assert_eq!(bytes, [mac, src].concat());
     }
 }
 

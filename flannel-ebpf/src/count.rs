@@ -45,7 +45,7 @@ pub fn outcome(hook: Hook, outcome: &Outcome, packets: u64) {
 /// Counts a packet that is left to the kernel for its peer.
 #[inline(always)]
 pub fn slow_peer(course: &Course, packets: u64, bytes: u32) {
-    maps::count_peer(course.peer, course.from_peer, false, packets, u64::from(bytes));
+    maps::count_peer(course.peer, course.is_from_peer(), false, packets, u64::from(bytes));
 }
 
 /// The packets that one packet stands for: the segments of a GSO packet.

@@ -38,7 +38,7 @@ pub fn leave(skb: &Skb, exit: Exit) -> Outcome {
         ingress_ifindex: skb.ingress_ifindex(),
         mark: skb.mark(),
         priority: skb.priority(),
-        l2: candidate.head.l2(),
+        macs: candidate.head.macs(),
         now: maps::now(),
     };
     let reason = match verify(seen, &candidate.ip, &packet, &departure) {

@@ -8,7 +8,7 @@ use aya_ebpf::{
     bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1, xdp_md},
     helpers::generated as helper,
 };
-use flannel_common::header::{ETH_LEN, FRAME_LEN, Frame, L2, Mac, TCP_LEN, Transport, UDP_LEN};
+use flannel_common::header::{ETH_LEN, FRAME_LEN, Frame, Mac, Macs, TCP_LEN, Transport, UDP_LEN};
 
 /// `AF_INET`.
 const IPV4_FAMILY: u8 = 2;
@@ -99,9 +99,9 @@ impl Head {
         }
     }
 
-    /// The Ethernet header.
+    /// The MAC addresses: destination, source.
     #[inline(always)]
-    pub fn l2(&self) -> [u8; 14] {
+    pub fn macs(&self) -> [u8; 12] {
         // SAFETY: the Ethernet header is there; bytes have no alignment.
         unsafe { self.bytes.load(0) }
     }
@@ -128,18 +128,18 @@ impl Head {
         Some(Transport::Tcp { ports, offset, flags })
     }
 
-    /// Replaces the Ethernet header and the third word of the IPv4 header (TTL, protocol, checksum).
+    /// Replaces the MAC addresses and the third word of the IPv4 header (TTL, protocol, checksum).
     #[inline(always)]
-    pub fn rewrite(&self, l2: &L2, third: u32) {
+    pub fn rewrite(&self, macs: &Macs, third: u32) {
         self.set_third(third);
         // SAFETY: the Ethernet header is there.
-        unsafe { self.bytes.store(0, l2.head) };
+        unsafe { self.bytes.store(0, macs.head) };
         // SAFETY: as above.
-        unsafe { self.bytes.store(2, l2.tail[0]) };
+        unsafe { self.bytes.store(2, macs.middle[0]) };
         // SAFETY: as above.
-        unsafe { self.bytes.store(6, l2.tail[1]) };
+        unsafe { self.bytes.store(6, macs.middle[1]) };
         // SAFETY: as above.
-        unsafe { self.bytes.store(10, l2.tail[2]) };
+        unsafe { self.bytes.store(10, macs.tail) };
     }
 
     /// Replaces the third word of the IPv4 header alone.

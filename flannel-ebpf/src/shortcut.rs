@@ -2,7 +2,7 @@
 
 use flannel_common::abi::{FAST_TAG, Settings, path};
 use flannel_common::flow::{self, Arrival, Course, Entry, reversed};
-use flannel_common::header::{ETH_LEN, L2, Packet};
+use flannel_common::header::{ETH_LEN, Macs, Packet};
 use flannel_common::{checksum, reason::Reason};
 
 use crate::candidate::{self, Candidate};
@@ -16,7 +16,7 @@ struct Shortcut {
     out_ifindex: u32,
     priority: u32,
     path: u8,
-    l2: L2,
+    macs: Macs,
 }
 
 /// The whole of an entry hook. `admit` gives the course of a candidate that is slow.
@@ -67,9 +67,9 @@ fn attempt(
         out_ifindex: known.out_ifindex,
         priority: known.priority,
         path: known.path,
-        l2: L2::from_bytes(&known.l2),
+        macs: Macs::from_bytes(&known.macs),
     };
-    let (peer, from_peer) = (known.peer, known.from_peer != 0);
+    let (peer, from_peer) = (u32::from(known.peer), path::is_from_peer(known.path));
     if verified.verified_at() != stamp {
         return Err(Reason::FlowStale);
     }
@@ -84,7 +84,7 @@ fn attempt(
 #[inline(always)]
 fn take(skb: &Skb, candidate: &Candidate, shortcut: &Shortcut) -> Result<Out, Reason> {
     let head = unpadded(skb, candidate)?;
-    head.rewrite(&shortcut.l2, checksum::decrement_ttl(candidate.frame.ip[2]));
+    head.rewrite(&shortcut.macs, checksum::decrement_ttl(candidate.frame.ip[2]));
     if shortcut.path == path::IN {
         return Ok(Out::Peer(shortcut.out_ifindex));
     }

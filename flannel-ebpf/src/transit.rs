@@ -2,7 +2,7 @@
 
 use flannel_common::abi::{Settings, path};
 use flannel_common::flow::{self, Arrival, Entry};
-use flannel_common::header::{ETH_LEN, L2, is_local};
+use flannel_common::header::{ETH_LEN, Macs, is_local};
 use flannel_common::{checksum, reason::Reason};
 
 use crate::candidate::{self, Candidate};
@@ -55,15 +55,16 @@ fn attempt(xdp: &Xdp, candidate: &Candidate, arrival: &Arrival, settings: &Setti
     if !reason.is_fast() {
         return Err(reason);
     }
-    if known.path != path::TRANSIT || known.out_ifindex != arrival.ifindex {
+    // What decide() has called fast at an uplink is on its way in, or transit.
+    if !matches!(known.path, path::TRANSIT | path::TRANSIT_FROM) || known.out_ifindex != arrival.ifindex {
         return Err(Reason::NoRoute);
     }
-    let l2 = L2::from_bytes(&known.l2);
-    let (peer, from_peer) = (known.peer, known.from_peer != 0);
+    let macs = Macs::from_bytes(&known.macs);
+    let (peer, from_peer) = (u32::from(known.peer), path::is_from_peer(known.path));
     if verified.verified_at() != stamp {
         return Err(Reason::FlowStale);
     }
-    unpadded(xdp, candidate)?.rewrite(&l2, checksum::decrement_ttl(candidate.frame.ip[2]));
+    unpadded(xdp, candidate)?.rewrite(&macs, checksum::decrement_ttl(candidate.frame.ip[2]));
     let bytes = u64::from(candidate.ip.len);
     verified.add(1, bytes);
     maps::count_peer(peer, from_peer, true, 1, bytes);

@@ -2,7 +2,7 @@
 
 use flannel_common::abi::{Endpoint, Peer, Settings, path, peer_kind};
 use flannel_common::flow::{Course, admit_from_port, is_container, live};
-use flannel_common::header::{L2, Mac, Packet};
+use flannel_common::header::{Mac, Macs, Packet};
 use flannel_common::{checksum, reason::Reason};
 
 use crate::candidate::{self, Candidate};
@@ -49,7 +49,7 @@ pub fn from_uplink(skb: &Skb) -> Outcome {
 #[inline(always)]
 fn admit(candidate: &Candidate, settings: &Settings) -> Result<Course, Reason> {
     let course = ingress::admit(candidate, settings)?;
-    if course.from_peer || live(maps::peer(candidate.ip.src)).is_some() {
+    if course.is_from_peer() || live(maps::peer(candidate.ip.src)).is_some() {
         return Ok(course);
     }
     Err(Reason::SourceMismatch)
@@ -80,7 +80,7 @@ fn enter(
         Ok(packet) => send(&candidate, settings, &packet, &course),
         Err(reason) => Err(reason),
     };
-    maps::count_peer(course.peer, course.from_peer, sent.is_ok(), packets, u64::from(bytes));
+    maps::count_peer(course.peer, course.is_from_peer(), sent.is_ok(), packets, u64::from(bytes));
     match sent {
         Ok((reason, out)) => Outcome { reason, bytes, out },
         Err(reason) => Outcome::slow(reason, bytes),
@@ -127,7 +127,7 @@ fn to_container(skb: &Skb, candidate: &Candidate, packet: &Packet) -> Result<Out
     }
     let Endpoint { ifindex, mac, bridge_mac } = *maps::endpoint(candidate.ip.dst).ok_or(Reason::NoRoute)?;
     let third = checksum::decrement_ttl(candidate.frame.ip[2]);
-    shortcut::unpadded(skb, candidate)?.rewrite(&L2::ipv4(&mac, &bridge_mac), third);
+    shortcut::unpadded(skb, candidate)?.rewrite(&Macs::new(&mac, &bridge_mac), third);
     Ok(Out::Peer(ifindex))
 }
 
@@ -151,8 +151,8 @@ fn reflect(xdp: &Xdp, candidate: &Candidate, settings: &Settings) -> Result<Reas
     if candidate.frame.mac != Mac::from_bytes(&next.own) {
         return Err(Reason::FlowMoved);
     }
-    let l2 = L2::ipv4(&next.mac, &next.own);
-    transit::unpadded(xdp, candidate)?.rewrite(&l2, checksum::decrement_ttl(candidate.frame.ip[2]));
-    maps::count_peer(course.peer, course.from_peer, true, 1, u64::from(ip.len));
+    let macs = Macs::new(&next.mac, &next.own);
+    transit::unpadded(xdp, candidate)?.rewrite(&macs, checksum::decrement_ttl(candidate.frame.ip[2]));
+    maps::count_peer(course.peer, course.is_from_peer(), true, 1, u64::from(ip.len));
     Ok(Reason::FastTransit)
 }

@@ -15,8 +15,8 @@ use flannel_tests::{require, skip::Feature};
 
 use packets_common::frame::{ACK, FIN, Frame, PSH, RST, SYN, TCP, UDP};
 use packets_common::rig::{
-    Context, L2, LOCAL, NOBODY, OUTSIDE, REMOTE, Ran, Rig, TC_ACT_REDIRECT, TC_ACT_UNSPEC, TUNNELLED, XDP_PASS, XDP_TX,
-    key, settings, verified,
+    Context, LOCAL, MACS, NOBODY, OUTSIDE, REMOTE, Ran, Rig, TC_ACT_REDIRECT, TC_ACT_UNSPEC, TUNNELLED, XDP_PASS,
+    XDP_TX, key, settings, verified,
 };
 
 /// One packet at one program.
@@ -35,8 +35,8 @@ struct Case {
 fn case(name: &'static str, frame: &Frame, reason: Reason) -> Case {
     let forwarded = frame.clone().with(|frame| {
         frame.ttl = frame.ttl.wrapping_sub(1);
-        frame.dst_mac.copy_from_slice(&L2[..6]);
-        frame.src_mac.copy_from_slice(&L2[6..12]);
+        frame.dst_mac.copy_from_slice(&MACS[..6]);
+        frame.src_mac.copy_from_slice(&MACS[6..]);
         frame.padding = 0;
     });
     let (packet, out, context) = (frame.bytes(), forwarded.bytes(), Context::default());
@@ -235,6 +235,7 @@ fn from_uplink() {
         (path::IN, LOCAL, Reason::FastIn),
         (path::IN_BRIDGE, LOCAL, Reason::FastIn),
         (path::TRANSIT, TUNNELLED, Reason::FastTransit),
+        (path::TRANSIT_FROM, OUTSIDE, Reason::FastTransit),
     ] {
         check(rig, at, Hook::FromUplink, control(REMOTE, dst, verified(flow_path)));
         check(rig, at, Hook::FromUplink, hits(REMOTE, dst, verified(flow_path), fast));
@@ -263,6 +264,7 @@ fn transit() {
     check(rig, at, Hook::Transit, too_short());
     check(rig, at, Hook::Transit, control(OUTSIDE, REMOTE, verified(path::TRANSIT)));
     check(rig, at, Hook::Transit, hits(OUTSIDE, REMOTE, verified(path::TRANSIT), Reason::FastTransit));
+    check(rig, at, Hook::Transit, hits(REMOTE, OUTSIDE, verified(path::TRANSIT_FROM), Reason::FastTransit));
     let transit_key = key(OUTSIDE, REMOTE, UDP);
     let elsewhere = Flow { out_ifindex: 9, ..verified(path::TRANSIT) };
     let cases = [

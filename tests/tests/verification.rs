@@ -10,7 +10,7 @@ use flannel_tests::{require, skip::Feature};
 
 use packets_common::frame::{ACK, FIN, Frame, RST, SYN, TCP, UDP};
 use packets_common::rig::{
-    Context, L2, LOCAL, OUTSIDE, REMOTE, Rig, TC_ACT_REDIRECT, TC_ACT_UNSPEC, TUNNELLED, key, verified,
+    Context, LOCAL, MACS, OUTSIDE, REMOTE, Rig, TC_ACT_REDIRECT, TC_ACT_UNSPEC, TUNNELLED, key, verified,
 };
 
 fn udp() -> Frame {
@@ -37,8 +37,8 @@ fn pass(
     rig.run(entry, &frame.bytes(), Context::default());
     let left = frame.clone().with(|frame| {
         frame.ttl -= 1;
-        frame.dst_mac.copy_from_slice(&L2[..6]);
-        frame.src_mac.copy_from_slice(&L2[6..12]);
+        frame.dst_mac.copy_from_slice(&MACS[..6]);
+        frame.src_mac.copy_from_slice(&MACS[6..]);
         forward(frame);
     });
     let ran = rig.run(exit, &left.bytes(), context);
@@ -53,12 +53,12 @@ const FORWARDED: Context = Context { mark: 0, priority: 6, ingress_ifindex: 1, g
 fn what_leaves_as_it_came_is_verified() {
     require!(Feature::Bpf);
     let rig = &mut Rig::load();
-    for (entry, exit, src, dst, flow_path, from_peer) in [
-        (program::FROM_PORT, program::TO_UPLINK, LOCAL, REMOTE, path::OUT, 0),
-        (program::FROM_UPLINK, program::TO_PORT, REMOTE, LOCAL, path::IN, 1),
-        (program::FROM_UPLINK, program::TO_BRIDGE, REMOTE, LOCAL, path::IN_BRIDGE, 1),
-        (program::FROM_UPLINK, program::TO_UPLINK, OUTSIDE, REMOTE, path::TRANSIT, 0),
-        (program::FROM_UPLINK, program::TO_UPLINK, REMOTE, OUTSIDE, path::TRANSIT, 1),
+    for (entry, exit, src, dst, flow_path) in [
+        (program::FROM_PORT, program::TO_UPLINK, LOCAL, REMOTE, path::OUT),
+        (program::FROM_UPLINK, program::TO_PORT, REMOTE, LOCAL, path::IN),
+        (program::FROM_UPLINK, program::TO_BRIDGE, REMOTE, LOCAL, path::IN_BRIDGE),
+        (program::FROM_UPLINK, program::TO_UPLINK, OUTSIDE, REMOTE, path::TRANSIT),
+        (program::FROM_UPLINK, program::TO_UPLINK, REMOTE, OUTSIDE, path::TRANSIT_FROM),
     ] {
         rig.reset();
         assert_eq!(
@@ -67,8 +67,7 @@ fn what_leaves_as_it_came_is_verified() {
             "{entry}, {exit}"
         );
         let flow = rig.flow(key(src, dst, UDP)).unwrap();
-        let expected =
-            Flow { verified_at: flow.verified_at, priority: 6, max_len: 35, from_peer, ..verified(flow_path) };
+        let expected = Flow { verified_at: flow.verified_at, priority: 6, max_len: 35, ..verified(flow_path) };
         assert_eq!(flow, expected, "{entry}, {exit}");
         let fast = rig.run(entry, &Frame::udp(src, dst).bytes(), Context::default());
         assert_eq!(
@@ -130,7 +129,7 @@ fn one_packet_verifies_once_and_sizes_add_up_until_the_flow_grows_old() {
 fn a_flow_that_leaves_otherwise_is_replaced_whole() {
     require!(Feature::Bpf);
     let rig = &mut Rig::load();
-    let old = Flow { epoch: 1, out_ifindex: 9, l2: [9; 14], packets: 5, ..out() };
+    let old = Flow { epoch: 1, out_ifindex: 9, macs: [9; 12], packets: 5, ..out() };
     rig.put_flow(udp_key(), old);
     assert_eq!(pass(rig, program::FROM_PORT, program::TO_UPLINK, &udp(), FORWARDED, |_| {}), Reason::Verified);
     let flow = rig.flow(udp_key()).unwrap();

@@ -66,7 +66,7 @@ fn row(key: &FlowKey, flow: &Flow, slow: Option<Reason>, now: u64) -> FlowRow {
         path::OUT => "out",
         path::IN => "in",
         path::IN_BRIDGE => "in_bridge",
-        path::TRANSIT => "transit",
+        path::TRANSIT | path::TRANSIT_FROM => "transit",
         _ => "none",
     };
     FlowRow {

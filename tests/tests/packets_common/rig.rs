@@ -32,7 +32,7 @@ pub(crate) const OUTSIDE: [u8; 4] = [10, 1, 1, 1];
 /// The interface of a test run.
 pub(crate) const LO: u32 = 1;
 /// The Ethernet header that verified flows leave with.
-pub(crate) const L2: [u8; 14] = [2, 0, 0, 0, 0, 0xa, 2, 0, 0, 0, 0, 0xb, 8, 0];
+pub(crate) const MACS: [u8; 12] = [2, 0, 0, 0, 0, 0xa, 2, 0, 0, 0, 0, 0xb];
 
 /// Verdicts.
 pub(crate) const TC_ACT_UNSPEC: i32 = -1;
@@ -103,15 +103,13 @@ pub(crate) fn verified(flow_path: u8) -> Flow {
         epoch: settings().epoch,
         in_ifindex: LO,
         out_ifindex: LO,
-        peer: 1,
         priority: 0,
-        max_len: 1500,
-        path: flow_path,
-        from_peer: u8::from(flow_path == path::IN || flow_path == path::IN_BRIDGE),
+        macs: MACS,
         in_mac: [2, 0, 0, 0, 0, 1],
-        l2: L2,
+        max_len: 1500,
+        peer: 1,
+        path: flow_path,
         tos: 0,
-        reserved: [0; 3],
     }
 }
 

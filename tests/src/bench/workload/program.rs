@@ -189,8 +189,8 @@ fn fill_flows(bpf: &mut Ebpf, spec: Spec) -> Result<()> {
             max_len: 1500,
             path: path::OUT,
             in_mac: mac(Link::Bridge, 1).0,
-            // A run writes this header over the frame; the next run of the same frame must find it as it was.
-            l2: ethernet(mac(Link::Container, 1), mac(Link::Bridge, 1)),
+            // A run writes these over the frame; the next run of the same frame must find it as it was.
+            macs: *ethernet(mac(Link::Container, 1), mac(Link::Bridge, 1)).first_chunk().expect("twelve of fourteen"),
             ..Flow::zeroed()
         };
         map.insert(key, flow, 0)?;
