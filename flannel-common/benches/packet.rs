@@ -82,8 +82,8 @@ fn flow_of(ip: &Ipv4, packet: Packet) -> Option<Flow> {
 }
 
 fn departure() -> Departure {
-    let l2 = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 8, 0];
-    Departure { exit: Exit::Uplink, ifindex: 2, ingress_ifindex: 5, mark: 0, priority: 0, l2, now: 1_001 }
+    let macs = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8];
+    Departure { exit: Exit::Uplink, ifindex: 2, ingress_ifindex: 5, mark: 0, priority: 0, macs, now: 1_001 }
 }
 
 #[divan::bench(args = PACKETS)]

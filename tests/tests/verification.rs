@@ -75,6 +75,8 @@ fn what_leaves_as_it_came_is_verified() {
             (TC_ACT_REDIRECT, Tally { packets: 1, bytes: 35 }),
             "{entry}, {exit}"
         );
+        let side = if path::is_from_peer(flow_path) { "fast_from" } else { "fast_to" };
+        assert_eq!(fast.peers, [(1, side, Tally { packets: 1, bytes: 35 })], "{entry}, {exit}");
         let flow = rig.flow(key(src, dst, UDP)).unwrap();
         assert_eq!((flow.packets, flow.bytes), (1, 35), "{entry}, {exit}");
     }

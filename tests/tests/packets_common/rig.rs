@@ -9,8 +9,7 @@ use aya::{
 };
 use flannel_agent::fastpath::Object;
 use flannel_common::abi::{
-    Endpoint, Flow, FlowKey, Hook, Peer, PeerKey, PeerTally, Settings, Tally, counter_index, map, path, peer_kind,
-    program,
+    Endpoint, Flow, FlowKey, Hook, Peer, PeerKey, PeerTally, Settings, Tally, counter_index, map, peer_kind, program,
 };
 use flannel_common::reason::Reason;
 use flannel_tests::netns::Netns;
