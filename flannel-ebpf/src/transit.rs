@@ -55,8 +55,7 @@ fn attempt(xdp: &Xdp, candidate: &Candidate, arrival: &Arrival, settings: &Setti
     if !reason.is_fast() {
         return Err(reason);
     }
-    // What decide() has called fast at an uplink is on its way in, or transit.
-    if !matches!(known.path, path::TRANSIT | path::TRANSIT_FROM) || known.out_ifindex != arrival.ifindex {
+    if reason != Reason::FastTransit || known.out_ifindex != arrival.ifindex {
         return Err(Reason::NoRoute);
     }
     let macs = Macs::from_bytes(&known.macs);
